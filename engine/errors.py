@@ -1,0 +1,28 @@
+"""The errors that cross module borders, each a sentence that a user can act on.
+
+    De3Error
+    ├── BundleError    a bundle is missing, damaged or of another schema
+    ├── BackendError   an inference engine is not installed or does not run this bundle
+    ├── FinderError    a face model was named that cannot be used
+    └── SourceError    a camera, microphone, file or stream cannot be opened or read
+"""
+
+
+class De3Error(Exception):
+    """Base of all errors that de3-live raises on purpose."""
+
+
+class BundleError(De3Error):
+    """A bundle is missing, damaged or of another schema."""
+
+
+class BackendError(De3Error):
+    """An inference engine is not installed, or does not run this bundle."""
+
+
+class FinderError(De3Error):
+    """A face model was named that cannot be used."""
+
+
+class SourceError(De3Error):
+    """A camera, microphone, file or stream cannot be opened or read."""
