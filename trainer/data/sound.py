@@ -1,0 +1,134 @@
+"""Sound for training: decoded to what the engine hears live, and kept decoded in a cache.
+
+`decode` turns any media file into 16 kHz mono float32; `write_cache` keeps the takes of all sets as one int16
+array that workers map into memory; `log_mel` is the engine's own streaming front end. It knows nothing of
+labels beyond carrying them, and nothing of augmentation.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from trainer.data.takes import Take
+from trainer.labels import LABELS
+
+RATE_HZ = 16_000
+Float32 = NDArray[np.float32]
+
+
+def to_mono(frame: Any) -> Float32:
+    """(N,) float32: the mean of the channels of a PyAV sound frame, integers scaled to [-1, 1)."""
+    samples = frame.to_ndarray()
+    channels = len(frame.layout.channels)
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, channels).T
+    if samples.dtype.kind in "iu":
+        info = np.iinfo(samples.dtype)
+        middle, reach = (info.max + info.min + 1) / 2, (info.max - info.min + 1) / 2
+        samples = (samples - np.float32(middle)) / np.float32(reach)
+    return samples.astype(np.float32, copy=False).mean(axis=0, dtype=np.float32)
+
+
+def decode(file: Path) -> Float32:
+    """(N,) float32, 16 kHz mono: the first sound stream of a media file, from its first sample on.
+
+    Raises ValueError where the file has no sound, av.FFmpegError where it cannot be read.
+    """
+    with av.open(os.fspath(file)) as container:
+        if not container.streams.audio:
+            raise ValueError(f"{file} has no sound.")
+        stream = container.streams.audio[0]
+        rate_hz = stream.rate
+        parts = [to_mono(frame) for frame in container.decode(stream)]
+    samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    if rate_hz != RATE_HZ:
+        samples = soxr.resample(samples, rate_hz, RATE_HZ, quality="HQ")
+    return samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Voices:
+    """Decoded takes of several sets.
+
+    samples: (sum of lengths,) int16, 16 kHz mono, mapped from disk; take i is offsets[i]:offsets[i + 1].
+    offsets: (n + 1,) int64.
+    labels: (n,) int64, positions in `LABELS`.
+    speakers, splits, corpora, names: (n,) str.
+    """
+
+    samples: NDArray[np.int16]
+    offsets: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    speakers: NDArray[np.str_]
+    splits: NDArray[np.str_]
+    corpora: NDArray[np.str_]
+    names: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: int) -> Float32:
+        """(N,) float32 in [-1, 1): the waveform of one take, a copy."""
+        part = self.samples[self.offsets[index] : self.offsets[index + 1]]
+        return part.astype(np.float32) / np.float32(32768)
+
+    @property
+    def durations_s(self) -> NDArray[np.float64]:
+        """(n,) float64, seconds."""
+        return np.diff(self.offsets) / RATE_HZ
+
+
+def write_cache(
+    takes: Sequence[Take], cache: Path, progress: Callable[[int, int], None] | None = None
+) -> Voices:
+    """Decodes all takes into `cache` (voices.npy with the samples, voices.npz with the rest) and opens it.
+
+    progress is called with (done, all) after each take. The files appear complete or not at all.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for done, take in enumerate(takes, start=1):
+        parts.append(np.clip(np.rint(decode(take.file) * 32768), -32768, 32767).astype(np.int16))
+        if progress is not None:
+            progress(done, len(takes))
+    samples, index = cache / "voices.part.npy", cache / "voices.part.npz"
+    np.save(samples, np.concatenate(parts))
+    np.savez(
+        index,
+        offsets=np.cumsum([0, *(len(part) for part in parts)], dtype=np.int64),
+        labels=np.array([LABELS.index(take.label) for take in takes], np.int64),
+        speakers=np.array([take.speaker for take in takes]),
+        splits=np.array([take.split for take in takes]),
+        corpora=np.array([take.corpus for take in takes]),
+        names=np.array([take.name for take in takes]),
+    )
+    samples.replace(cache / "voices.npy")
+    index.replace(cache / "voices.npz")
+    return open_cache(cache)
+
+
+def open_cache(cache: Path) -> Voices:
+    """Opens what `write_cache` wrote; the samples stay on disk. Raises FileNotFoundError if it is missing."""
+    samples = np.load(cache / "voices.npy", mmap_mode="r")
+    with np.load(cache / "voices.npz") as index:
+        return Voices(samples=samples, **{key: index[key] for key in index})
+
+
+def load_voices(
+    takes: Sequence[Take], cache: Path, progress: Callable[[int, int], None] | None = None
+) -> Voices:
+    """The cache if it holds exactly these takes in this order, else a new one."""
+    try:
+        voices = open_cache(cache)
+    except FileNotFoundError:
+        return write_cache(takes, cache, progress)
+    kept = list(zip(voices.names, voices.speakers, voices.splits, strict=True))
+    wanted = [(take.name, take.speaker, take.split) for take in takes]
+    return voices if kept == wanted else write_cache(takes, cache, progress)
