@@ -1,0 +1,84 @@
+"""Metrics against closed forms and against sklearn."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+
+from trainer.metrics import calibration_error, mean_recall, recalls, speaker_interval, summarise
+
+LABELS = ("neutral", "happy", "sad")
+
+
+def test_recalls_of_a_small_table() -> None:
+    table = np.array([[3, 1, 0], [0, 0, 0], [1, 0, 1]])
+    np.testing.assert_allclose(recalls(table), [0.75, np.nan, 0.5])
+    assert mean_recall(table) == pytest.approx(0.625)
+
+
+@pytest.mark.parametrize("confidence", [0.55, 0.8, 1.0])
+@pytest.mark.parametrize("accuracy", [0.0, 0.4, 1.0])
+def test_one_confidence_gives_its_distance_from_the_accuracy(confidence: float, accuracy: float) -> None:
+    probabilities = np.tile([confidence, 1 - confidence], (10, 1))
+    targets = np.array([0] * int(10 * accuracy) + [1] * (10 - int(10 * accuracy)))
+    assert calibration_error(probabilities, targets) == pytest.approx(abs(accuracy - confidence))
+
+
+def test_gaps_of_two_bins_do_not_cancel() -> None:
+    probabilities = np.array([[0.9, 0.1]] * 10 + [[0.6, 0.4]] * 30)
+    targets = np.array([0] * 5 + [1] * 5 + [0] * 30)
+    assert calibration_error(probabilities, targets) == pytest.approx(0.25 * 0.4 + 0.75 * 0.4)
+
+
+def test_outcomes_drawn_from_the_probabilities_are_calibrated() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.uniform(0, 1, 40_000)
+    targets = (rng.uniform(0, 1, 40_000) > first).astype(np.int64)
+    assert calibration_error(np.stack((first, 1 - first), axis=1), targets) < 0.015
+
+
+def test_summary_agrees_with_sklearn_and_counts_every_speaker() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 3, 200)
+    scores = rng.standard_normal((200, 3)) + 1.2 * np.eye(3)[truth]
+    speakers = [f"s{i % 4}" for i in range(200)]
+    summary = summarise(scores, [LABELS[t] for t in truth], speakers, LABELS)
+    answers = scores.argmax(axis=1)
+    assert summary.uar == pytest.approx(balanced_accuracy_score(truth, answers))
+    assert summary.war == pytest.approx(np.mean(answers == truth))
+    assert summary.interval[0] <= summary.uar <= summary.interval[1]
+    assert sum(map(sum, summary.confusion)) == summary.clips == 200
+    own = [i for i, speaker in enumerate(speakers) if speaker == "s2"]
+    assert summary.speakers["s2"]["uar"] == pytest.approx(balanced_accuracy_score(truth[own], answers[own]))
+    assert json.loads(json.dumps(summary.as_json(), allow_nan=False))["labels"] == list(LABELS)
+
+
+def test_labels_that_do_not_occur_cannot_be_answered() -> None:
+    scores = np.array([[0.0, 5.0, 1.0], [2.0, 5.0, 1.0]])
+    summary = summarise(scores, ["sad", "neutral"], ["a", "a"], LABELS)
+    assert summary.labels == ("neutral", "sad")
+    assert summary.uar == 1.0
+    assert summary.as_json()["interval"] == [None, None]
+
+
+def test_scores_need_no_common_constant() -> None:
+    rng = np.random.default_rng(2)
+    scores = rng.standard_normal((30, 3))
+    targets, speakers = [LABELS[i % 3] for i in range(30)], [str(i % 5) for i in range(30)]
+    shifted = scores + rng.uniform(-900, 900, (30, 1))
+    plain, moved = (summarise(s, targets, speakers, LABELS) for s in (scores, shifted))
+    assert plain.uar == moved.uar
+    assert plain.ece == pytest.approx(moved.ece, abs=1e-9)
+
+
+def test_the_interval_is_a_point_for_speakers_who_are_alike() -> None:
+    alike = np.tile(np.array([[3, 1], [2, 2]]), (5, 1, 1))
+    assert speaker_interval(alike, seed=0) == (0.625, 0.625)
+
+
+def test_nothing_to_compare_and_unknown_labels_are_said() -> None:
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        summarise(np.zeros((0, 3)), [], [], LABELS)
+    with pytest.raises(ValueError, match="'bored'"):
+        summarise(np.zeros((1, 3)), ["bored"], ["a"], LABELS)
