@@ -1,0 +1,130 @@
+"""Labelled clips of any kind: lists them from a CSV file, and plays one as frames and blocks in time order.
+
+`list_clips` reads a table (columns file, speaker, label; others ignored); `play` decodes a media file as the
+live runtime sees it: presentation times, BGR pictures, 16 kHz mono sound. It knows nothing of models; data
+leaves it as `Take`s and as the engine's `Frame`s and `Block`s.
+"""
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import soxr
+
+from engine.types import Block, Float32, Frame
+from trainer.data.sound import RATE_HZ, to_mono
+from trainer.data.takes import Take
+
+BLOCK_SAMPLES = RATE_HZ // 50
+STEP_NS = 20_000_000
+"""A sound packet this far from where the last one ended starts a new run of samples."""
+
+
+def list_clips(table: Path) -> list[Take]:
+    """The rows of `table`, in its order; relative files are beside the table; `calm` counts as neutral.
+
+    Raises ValueError where a column or a file is missing.
+    """
+    with table.open(encoding="utf-8-sig", newline="") as rows:
+        reader = csv.DictReader(rows)
+        missing = {"file", "speaker", "label"} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{table} lacks the column {sorted(missing)[0]!r} (file, speaker, label).")
+        takes = []
+        for line, row in enumerate(reader, start=2):
+            file = table.parent / row["file"]
+            if not file.is_file():
+                raise ValueError(f"{table}, line {line}: there is no file {file}.")
+            label = row["label"].strip().lower()
+            takes.append(
+                Take(
+                    file=file,
+                    corpus=table.parent.name,
+                    speaker=row["speaker"].strip(),
+                    label="neutral" if label == "calm" else label,
+                    split="test",
+                )
+            )
+    return takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a media file holds."""
+
+    has_video: bool
+    has_audio: bool
+
+
+def contents(file: Path) -> Contents:
+    """Looks into a media file. Raises av.FFmpegError where it is none."""
+    with av.open(os.fspath(file)) as container:
+        return Contents(has_video=bool(container.streams.video), has_audio=bool(container.streams.audio))
+
+
+def play(file: Path, picture: bool = True, sound: bool = True) -> Iterator[Frame | Block]:
+    """Frames and blocks (20 ms) of a file, ordered by time; t_ns is the presentation time, from 0 as coded.
+
+    A stream that the file lacks, or that is not asked for, gives nothing. Raises av.FFmpegError where the
+    file cannot be read.
+    """
+    held = contents(file)
+    blocks = _blocks(file) if sound and held.has_audio else iter(())
+    block = next(blocks, None)
+    for frame in _frames(file) if picture and held.has_video else ():
+        while block is not None and block.t_ns <= frame.t_ns:
+            yield block
+            block = next(blocks, None)
+        yield frame
+    while block is not None:
+        yield block
+        block = next(blocks, None)
+
+
+def _time_ns(pts: int, time_base: Fraction) -> int:
+    return pts * time_base.numerator * 1_000_000_000 // time_base.denominator
+
+
+def _frames(file: Path) -> Iterator[Frame]:
+    with av.open(os.fspath(file)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"  # a core a process; the pool has as many as there are
+        for seq, frame in enumerate(container.decode(stream)):
+            if frame.pts is not None:
+                image = frame.to_ndarray(format="bgr24")
+                yield Frame(t_ns=_time_ns(frame.pts, frame.time_base), seq=seq, image=image)
+
+
+def _blocks(file: Path) -> Iterator[Block]:
+    seq = 0
+    for start_ns, rate_hz, samples in _runs(file):
+        if rate_hz != RATE_HZ:
+            samples = soxr.resample(samples, rate_hz, RATE_HZ, quality="HQ")
+        for at in range(0, len(samples), BLOCK_SAMPLES):
+            t_ns = start_ns + at * 1_000_000_000 // RATE_HZ
+            yield Block(t_ns=t_ns, seq=seq, samples=samples[at : at + BLOCK_SAMPLES])
+            seq += 1
+
+
+def _runs(file: Path) -> Iterator[tuple[int, int, Float32]]:
+    """(time of the first sample, rate, samples) of each stretch without a jump in time."""
+    parts: list[Float32] = []
+    start_ns = end_ns = rate_hz = 0
+    with av.open(os.fspath(file)) as container:
+        for frame in container.decode(container.streams.audio[0]):
+            t_ns = end_ns if frame.pts is None else _time_ns(frame.pts, frame.time_base)
+            if parts and (abs(t_ns - end_ns) > STEP_NS or frame.sample_rate != rate_hz):
+                yield start_ns, rate_hz, np.concatenate(parts)
+                parts = []
+            if not parts:
+                start_ns, rate_hz, count = t_ns, frame.sample_rate, 0
+            parts.append(to_mono(frame))
+            count += len(parts[-1])
+            end_ns = start_ns + count * 1_000_000_000 // rate_hz
+    if parts:
+        yield start_ns, rate_hz, np.concatenate(parts)
