@@ -1,0 +1,174 @@
+"""Plays labelled clips through `engine.Recognizer` exactly as live, and keeps one score a clip and head.
+
+A clip's score is the mean log-probability over its windows, five a second. Alone: every clip by a recogniser
+that has seen nothing. As a stream: a speaker's clips one after another through one recogniser, time going on,
+windows cleared between clips and baselines kept. It knows nothing of metrics; data leaves it as `ClipScore`s.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import Recognizer
+from engine.types import Frame, Scores
+from trainer.data.clips import contents, play
+from trainer.data.takes import Take
+
+SCORE_HZ = 5
+STEP_NS = 1_000_000_000 // SCORE_HZ
+SMALLEST = 1e-9
+"""Probabilities are floored here before the logarithm, so that one certain window does not decide a clip."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How clips are played.
+
+    bundle: its folder; None for the one that comes with the engine.
+    engine: name of the back end, or "auto".
+    face_model: YuNet's file; None for the engine's own search.
+    offline: never fetch the face model.
+    picture, sound: what is shown of each clip.
+    stream: a speaker's clips as one stream, or each clip alone.
+    seed: of the order of a speaker's clips.
+    """
+
+    bundle: Path | None = None
+    engine: str = "auto"
+    face_model: Path | None = None
+    offline: bool = False
+    picture: bool = True
+    sound: bool = True
+    stream: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ClipScore:
+    """What the recogniser made of one clip.
+
+    labels: the model's, the order of the arrays.
+    heads: per head (L,) float64, mean log-probability over the clip's windows.
+    lead: the head that leads.
+    windows: how many were scored.
+    valid_video, valid_audio: mean shares really seen and heard.
+    """
+
+    take: Take
+    labels: tuple[str, ...]
+    heads: dict[str, NDArray[np.float64]]
+    lead: str
+    windows: int
+    valid_video: float
+    valid_audio: float
+
+
+def score_clips(
+    takes: Sequence[Take],
+    setting: Setting,
+    jobs: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> list[ClipScore]:
+    """One score a take, in the order of `takes`; `progress` is told how many have been added.
+
+    Raises what the recogniser and the decoder raise.
+    """
+    groups = list(_groups(takes, setting))
+    scored: dict[Take, ClipScore] = {}
+
+    def add(group: list[ClipScore]) -> None:
+        scored.update((score.take, score) for score in group)
+        if progress is not None:
+            progress(len(group))
+
+    if jobs <= 1 or len(groups) == 1:
+        for group in groups:
+            add(_score_group(group, setting))
+    else:
+        with ProcessPoolExecutor(min(jobs, len(groups)), get_context("spawn")) as pool:
+            pending = [pool.submit(_score_group, group, setting) for group in groups]
+            for done in as_completed(pending):
+                add(done.result())
+    return [scored[take] for take in takes]
+
+
+def _groups(takes: Sequence[Take], setting: Setting) -> Iterator[list[Take]]:
+    """Clips that share a recogniser: a speaker's in a random order, or each alone."""
+    if not setting.stream:
+        yield from ([take] for take in takes)
+        return
+    for speaker in sorted({take.speaker for take in takes}):
+        own = sorted((take for take in takes if take.speaker == speaker), key=lambda take: str(take.file))
+        random.Random(f"{setting.seed} {speaker}").shuffle(own)
+        yield own
+
+
+def _score_group(group: list[Take], setting: Setting) -> list[ClipScore]:
+    held = [contents(take.file) for take in group]
+    recogniser = Recognizer(
+        bundle=setting.bundle,
+        engine=setting.engine,
+        face_model=setting.face_model,
+        offline=setting.offline,
+        has_video=setting.picture and any(each.has_video for each in held),
+        has_audio=setting.sound and any(each.has_audio for each in held),
+    )
+    scores, start_ns = [], 0
+    try:
+        for take in group:
+            if start_ns:
+                recogniser.clear_window()
+            windows, end_ns = _play(recogniser, take.file, setting, start_ns)
+            scores.append(_clip_score(take, windows))
+            # The next clip begins on the grid of the scores: nothing is scored twice or between clips.
+            start_ns = -(-end_ns // STEP_NS) * STEP_NS
+    finally:
+        recogniser.close()
+    return scores
+
+
+def _play(recogniser: Recognizer, file: Path, setting: Setting, start_ns: int) -> tuple[list[Scores], int]:
+    """All windows of a clip that starts at start_ns, and the time at which it ends."""
+    windows: list[Scores] = []
+    due_ns, end_ns = start_ns + STEP_NS, start_ns
+    for item in play(file, setting.picture, setting.sound):
+        t_ns = start_ns + item.t_ns
+        # A block ends later than it begins, a frame counts half a tick on either side: a window is read
+        # when everything up to its end and one step more has been given.
+        while due_ns + STEP_NS <= t_ns:
+            windows.append(recogniser.scores(due_ns))
+            due_ns += STEP_NS
+        if isinstance(item, Frame):
+            recogniser.add_frame(t_ns, item.image)
+            end_ns = max(end_ns, t_ns)
+        else:
+            recogniser.add_audio(t_ns, item.samples)
+            end_ns = max(end_ns, t_ns + len(item.samples) * 1_000_000_000 // 16_000)
+    while due_ns <= end_ns or not windows:
+        windows.append(recogniser.scores(due_ns))
+        due_ns += STEP_NS
+    return windows, max(end_ns, due_ns - STEP_NS)
+
+
+def _clip_score(take: Take, windows: list[Scores]) -> ClipScore:
+    """The mean over the windows in which something was seen or heard, over all where nothing was."""
+    telling = [window for window in windows if window.valid_video or window.valid_audio] or windows
+    first = telling[0]
+    return ClipScore(
+        take=take,
+        labels=first.labels,
+        heads={
+            head: np.mean([np.log(np.maximum(np.float64(w.heads[head]), SMALLEST)) for w in telling], axis=0)
+            for head in first.heads
+        },
+        lead=first.lead,
+        windows=len(windows),
+        valid_video=float(np.mean([window.valid_video for window in windows])),
+        valid_audio=float(np.mean([window.valid_audio for window in windows])),
+    )
