@@ -1,0 +1,34 @@
+"""DE-III as one module: frame encoder, window model, and what the bundle says beside the two graphs.
+
+The two halves are exported apart (they run at different rates), and trained here together.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.labels import HEADS
+from trainer.model.frame_encoder import FrameEncoder
+from trainer.model.window_model import WindowModel
+
+
+class DE3(nn.Module):
+    """The network with the means from which a new track and a new stream start, and the temperatures.
+
+    face_mean: (appearance + motion,) float32; voice_mean: (bands,) float32; temperatures: (3,) float32,
+    in the order of `HEADS`.
+    """
+
+    face_mean: Tensor
+    voice_mean: Tensor
+    temperatures: Tensor
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.frame_encoder = FrameEncoder(**config["frame_encoder"])
+        self.window_model = WindowModel(**config["window_model"])
+        tokens = config["frame_encoder"]["appearance"] + config["frame_encoder"]["motion"]
+        self.register_buffer("face_mean", torch.zeros(tokens))
+        self.register_buffer("voice_mean", torch.zeros(config["window_model"].get("bands", 64)))
+        self.register_buffer("temperatures", torch.ones(len(HEADS)))

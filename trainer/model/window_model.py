@@ -1,0 +1,232 @@
+"""The window model of DE-III (arXiv 2405.16701): tokens and sound of four seconds become three scores.
+
+Separate Conformer encoders for appearance, motion and sound; pair-wise O-V attention fusion;
+inter-modal feature enhancement (IFE) both ways; a further fusion; heads L_V, L_A, L_F. What face and
+voice do against their own mean (of the window, and the slow baseline of the track and the stream)
+stands beside what they are. An absent modality is a mask: with it the other's IFE adds nothing.
+
+Shapes: B windows, T video ticks, S sound steps (25 Hz), M mel bins (100 Hz), F bands, D width,
+V and O token widths, L labels.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from trainer.model.conformer import (
+    MASKED,
+    Conformer,
+    FeedForward,
+    RotaryAttention,
+    masked,
+    masked_deviation,
+    masked_mean,
+    tick_times,
+)
+
+MEL_PER_STEP = 4
+
+
+class VideoInput(nn.Module):
+    """Tokens beside their distance from the window's mean and from the baseline, as one sequence."""
+
+    def __init__(self, token: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.token = nn.Linear(token, width)
+        self.from_window = nn.Linear(token, width, bias=False)
+        self.from_baseline = nn.Linear(token, width, bias=False)
+        self.trust = nn.Linear(1, width, bias=False)
+        self.dropout = nn.Dropout1d(dropout)
+
+    def forward(self, x_BTK: Tensor, mask_BT: Tensor, baseline_BK: Tensor, weight_B: Tensor) -> Tensor:
+        x = masked(x_BTK, mask_BT)
+        mean_B1K = masked_mean(x, mask_BT)[:, None]
+        from_baseline = (x - baseline_BK[:, None]) * weight_B[:, None, None]
+        parts_BPD = torch.stack(
+            (
+                self.token(x),
+                self.from_window(x - mean_B1K).expand(-1, x.shape[1], -1),
+                self.from_baseline(from_baseline) + self.trust(weight_B[:, None])[:, None],
+            ),
+            1,
+        )
+        batch, parts, steps, width = parts_BPD.shape
+        kept = self.dropout(parts_BPD.reshape(batch, parts, steps * width))  # drops a whole view at a time
+        return kept.view(batch, parts, steps, width).sum(1)
+
+
+class SoundInput(nn.Module):
+    """Log-mel, free of the microphone's gain and beside its distance from the voice's baseline, to 25 Hz."""
+
+    def __init__(self, bands: int, width: int, channels: tuple[int, int, int], dropout: float) -> None:
+        super().__init__()
+        first, second, third = channels
+        self.first = nn.Conv2d(2, first, 3, (2, 2), 1)
+        self.second = nn.Conv2d(first, second, 3, (2, 2), 1)
+        self.third = nn.Conv2d(second, third, 3, (1, 2), 1)
+        self.norms = nn.ModuleList(nn.GroupNorm(1, c) for c in channels)
+        self.out = nn.Linear(third * (bands // 8), width)
+        self.trust = nn.Linear(1, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, mel_BMF: Tensor, mask_BM: Tensor, baseline_BF: Tensor, weight_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns (B, S, D) and its mask (B, S)."""
+        mel = masked(mel_BMF, mask_BM)
+        energy_BM = torch.where(mask_BM, mel.mean(2), torch.full((), MASKED, dtype=mel.dtype))
+        level_B = torch.logsumexp(energy_BM, 1) - torch.log(mask_BM.sum(1).clamp(min=1).to(mel.dtype))
+        own = (mel - level_B[:, None, None]) / 3
+        against = (mel - baseline_BF[:, None]) / 3 * weight_B[:, None, None]
+        x_BCMF = torch.stack((masked(own, mask_BM), masked(against, mask_BM)), 1)
+        mask = mask_BM
+        for convolution, norm, stride in zip((self.first, self.second, self.third), self.norms, (2, 2, 1), strict=True):
+            if stride == 2:
+                mask = mask[:, ::2] | mask[:, 1::2]
+            x_BCMF = F.silu(_masked_norm(norm, convolution(x_BCMF), mask))
+            x_BCMF = torch.where(mask[:, None, :, None], x_BCMF, torch.zeros((), dtype=x_BCMF.dtype))
+        x_BSD = self.out(x_BCMF.permute(0, 2, 1, 3).flatten(2)) + self.trust(weight_B[:, None])[:, None]
+        return self.dropout(x_BSD), mask
+
+
+def _masked_norm(norm: nn.Module, x_BCMF: Tensor, mask_BM: Tensor) -> Tensor:
+    """Channel norm at every step for itself, so that no step is changed by what stands elsewhere."""
+    assert isinstance(norm, nn.GroupNorm)
+    batch, channels, steps, bands = x_BCMF.shape
+    rows = x_BCMF.transpose(1, 2).reshape(batch * steps, channels, bands)
+    mean = rows.mean((1, 2), keepdim=True)
+    deviation = torch.sqrt((rows - mean).square().mean((1, 2), keepdim=True) + norm.eps)
+    rows = (rows - mean) / deviation * norm.weight[:, None] + norm.bias[:, None]
+    return rows.view(batch, steps, channels, bands).transpose(1, 2)
+
+
+class PairwiseFusion(nn.Module):
+    """Pair-wise O-V attention fusion: appearance asks motion, motion asks appearance, one sequence out."""
+
+    def __init__(self, width: int, heads: int, times: Tensor) -> None:
+        super().__init__()
+        self.v_norm, self.o_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.v_asks_o = RotaryAttention(width, heads, times, times)
+        self.o_asks_v = RotaryAttention(width, heads, times, times)
+        self.pair = nn.Linear(3 * width, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, v_BTD: Tensor, o_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        v_in, o_in = self.v_norm(v_BTD), self.o_norm(o_BTD)
+        v = v_BTD + self.v_asks_o(v_in, o_in, mask_BT)[0]
+        o = o_BTD + self.o_asks_v(o_in, v_in, mask_BT)[0]
+        share = torch.sigmoid(self.pair(torch.cat((v, o, v * o), -1)))
+        return masked(self.norm(share * v + (1 - share) * o), mask_BT)
+
+
+class Enhancement(nn.Module):
+    """IFE: one modality asks the other; nothing is added where the other is absent."""
+
+    def __init__(self, width: int, heads: int, own_times: Tensor, other_times: Tensor, dropout: float) -> None:
+        super().__init__()
+        self.own_norm, self.other_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = RotaryAttention(width, heads, own_times, other_times)
+        self.feed_forward = FeedForward(width, dropout, factor=2)
+
+    def forward(
+        self, own_BTD: Tensor, own_mask_BT: Tensor, other_BSD: Tensor, other_mask_BS: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the enhanced sequence and the weights (B, T, S)."""
+        asked, weights = self.attention(self.own_norm(own_BTD), self.other_norm(other_BSD), other_mask_BS)
+        asked = asked + self.feed_forward(asked)
+        present = own_mask_BT & other_mask_BS.any(1, keepdim=True)
+        return own_BTD + masked(asked, present), weights
+
+
+class Pooling(nn.Module):
+    """Attention-weighted mean, plain mean and deviation over what was seen or heard."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weigh = nn.Linear(width, 1)
+
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        weight_BT = torch.where(mask_BT, self.weigh(x_BTD)[..., 0], torch.full((), MASKED, dtype=x_BTD.dtype))
+        weighted = (torch.softmax(weight_BT, 1)[..., None] * masked(x_BTD, mask_BT)).sum(1)
+        deviation = masked_deviation(x_BTD, mask_BT)
+        return torch.cat((weighted, masked_mean(x_BTD, mask_BT), deviation), -1)
+
+
+class WindowModel(nn.Module):
+    """`window_model` of the bundle; inputs and outputs carry the names of the graph."""
+
+    def __init__(
+        self,
+        *,
+        labels: int,
+        appearance: int,
+        motion: int,
+        width: int,
+        heads: int,
+        kernel: int,
+        blocks: int,
+        sound_blocks: int,
+        sound_channels: tuple[int, int, int],
+        dropout: float,
+        ticks: int = 60,
+        tick_s: float = 1 / 15,
+        mel_bins: int = 400,
+        mel_s: float = 0.01,
+        bands: int = 64,
+    ) -> None:
+        super().__init__()
+        ticks_T = tick_times(ticks, tick_s)
+        steps_S = tick_times(mel_bins // MEL_PER_STEP, mel_s * MEL_PER_STEP)
+        self.appearance_width = appearance
+        self.appearance_in = VideoInput(appearance, width, dropout)
+        self.motion_in = VideoInput(motion, width, dropout)
+        self.sound_in = SoundInput(bands, width, tuple(sound_channels), dropout)
+        common = {"width": width, "heads": heads, "kernel": kernel, "dropout": dropout}
+        self.appearance_encoder = Conformer(blocks=blocks, times=ticks_T, **common)
+        self.motion_encoder = Conformer(blocks=blocks, times=ticks_T, **common)
+        self.sound_encoder = Conformer(blocks=sound_blocks, times=steps_S, **common)
+        self.pairwise_fusion = PairwiseFusion(width, heads, ticks_T)
+        self.ife_video = Enhancement(width, heads, ticks_T, steps_S, dropout)
+        self.ife_audio = Enhancement(width, heads, steps_S, ticks_T, dropout)
+        self.sense = nn.Parameter(torch.zeros(2, width))  # tells video from sound in the joint sequence
+        joint = torch.cat((ticks_T, steps_S))
+        self.fusion = Conformer(blocks=1, times=joint, **common)
+        self.pools = nn.ModuleList(Pooling(width) for _ in range(3))
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(3 * width), nn.Dropout(2 * dropout), nn.Linear(3 * width, labels))
+            for _ in range(3)
+        )
+
+    def forward(
+        self,
+        v: Tensor,
+        o: Tensor,
+        video_mask: Tensor,
+        face_baseline: Tensor,
+        face_weight: Tensor,
+        mel: Tensor,
+        audio_mask: Tensor,
+        voice_baseline: Tensor,
+        voice_weight: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns logits (B, 3, L) of video, audio, fused, and the IFE weights (B, T, S), (B, S, T)."""
+        face_v, face_o = face_baseline.split((self.appearance_width, face_baseline.shape[1] - self.appearance_width), 1)
+        a = self.appearance_encoder(self.appearance_in(v, video_mask, face_v, face_weight), video_mask)
+        m = self.motion_encoder(self.motion_in(o, video_mask, face_o, face_weight), video_mask)
+        video = self.pairwise_fusion(a, m, video_mask)
+        heard, sound_mask = self.sound_in(mel, audio_mask, voice_baseline, voice_weight)
+        sound = self.sound_encoder(heard, sound_mask)
+        video_up, attention_video = self.ife_video(video, video_mask, sound, sound_mask)
+        sound_up, attention_audio = self.ife_audio(sound, sound_mask, video, video_mask)
+        joint_mask = torch.cat((video_mask, sound_mask), 1)
+        joint = torch.cat((video_up + self.sense[0], sound_up + self.sense[1]), 1)
+        joint = self.fusion(joint, joint_mask)
+        pooled = (
+            self.pools[0](video_up, video_mask),
+            self.pools[1](sound_up, sound_mask),
+            self.pools[2](joint, joint_mask),
+        )
+        seen, spoken, both = (head(pool) for head, pool in zip(self.heads, pooled, strict=True))
+        # The fused head corrects the sum of the two others, which already is a good fusion.
+        both = both + seen * video_mask.any(1, keepdim=True) + spoken * sound_mask.any(1, keepdim=True)
+        return torch.stack((seen, spoken, both), 1), attention_video, attention_audio

@@ -1,0 +1,126 @@
+"""`python -m trainer.prepare_voices --data DIR --cache DIR`: voices as live microphones would hear them.
+
+Every speaker speaks all takes in several sessions, each through one microphone in one room
+(`trainer.augment_sound`), so that the slow baseline of a stream can be drawn from other takes of the
+same session. Session 0 is the recording as it is. Writes `mel.npy` and `mel.npz`, read by `open_mels`.
+"""
+
+import argparse
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from engine.signals.sound import LogMel, MelParams
+from trainer.augment_sound import Microphones, active_level_db, change_speed, shift_formants
+from trainer.data import nemo, ravdess
+from trainer.data.sound import RATE_HZ, Voices, load_voices, open_cache
+
+VOICE_FLOOR = 3.5  # a bin this far below the loudest is a pause; the manifest carries it to live use
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Mels:
+    """Log-mel of every take in every session.
+
+    mel: (sum of bins, 64) float16, mapped from disk.
+    starts, bins: (sessions, takes) int64, where a take lies in `mel`.
+    means: (sessions, takes, 64) float32, mean over its voiced bins; seconds: (sessions, takes), their time.
+    speeds: (sessions, takes) float32, tempo against the recording, which the picture must follow.
+    """
+
+    mel: NDArray[np.float16]
+    starts: NDArray[np.int64]
+    bins: NDArray[np.int64]
+    means: NDArray[np.float32]
+    seconds: NDArray[np.float32]
+    speeds: NDArray[np.float32]
+
+    def take(self, session: int, index: int) -> NDArray[np.float32]:
+        """(bins, 64) float32."""
+        start = self.starts[session, index]
+        return self.mel[start : start + self.bins[session, index]].astype(np.float32)
+
+
+def open_mels(cache: Path) -> Mels:
+    """What `prepare_voices` wrote. Raises FileNotFoundError if it is missing."""
+    with np.load(cache / "mel.npz") as index:
+        return Mels(mel=np.load(cache / "mel.npy", mmap_mode="r"), **{key: index[key] for key in index})
+
+
+def voiced(mel: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(T,) which bins hold a voice, relative to the loudest of them."""
+    energy = mel.mean(1)
+    return np.asarray(energy > energy.max() - VOICE_FLOOR)
+
+
+def _session(cache: Path, speaker: str, session: int) -> list[tuple[int, NDArray[np.float16], float]]:
+    voices = open_cache(cache)
+    takes = np.flatnonzero(voices.speakers == speaker)
+    rng = np.random.default_rng([session, *speaker.encode()])
+    microphones = Microphones(_babblers(voices, speaker, rng), seed=session)
+    conditions = microphones.draw(rng)
+    waves = [voices.take(int(i)) for i in takes]
+    usual_db = float(np.median([active_level_db(w) for w in waves]))
+    results = []
+    for index, wave in zip(takes, waves, strict=True):
+        speed = 1.0
+        if session:
+            speed = conditions.speed
+            wave = microphones.hear(change_speed(wave, speed), conditions, rng, usual_db)
+        mel = LogMel(MelParams()).push(0, wave)[1]
+        if session:
+            mel = shift_formants(mel, conditions.formants)
+        results.append((int(index), mel.astype(np.float16), speed))
+    return results
+
+
+def _babblers(voices: Voices, speaker: str, rng: np.random.Generator) -> list[NDArray[np.float32]]:
+    others = np.flatnonzero((voices.speakers != speaker) & (voices.splits == "train"))
+    return [voices.take(int(i)) for i in rng.choice(others, 40, replace=False)]
+
+
+def prepare(cache: Path, voices: Voices, sessions: int, jobs: int) -> None:
+    """All sessions of all speakers, in parallel; the files appear complete or not at all."""
+    pairs = [(speaker, s) for s in range(sessions) for speaker in sorted(set(voices.speakers.tolist()))]
+    shape = (sessions, len(voices))
+    starts, bins = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    means = np.zeros((*shape, MelParams().bands), np.float32)
+    seconds, speeds = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+    parts: list[NDArray[np.float16]] = []
+    total = 0
+    with ProcessPoolExecutor(jobs) as pool:
+        futures = [pool.submit(_session, cache, *pair) for pair in pairs]
+        for (_, session), future in track(zip(pairs, futures, strict=True), "voices", total=len(pairs)):
+            for index, mel, speed in future.result():
+                active = voiced(mel.astype(np.float32))
+                starts[session, index], bins[session, index] = total, len(mel)
+                means[session, index] = mel[active].astype(np.float32).mean(0)
+                seconds[session, index], speeds[session, index] = active.sum() / 100, speed
+                parts.append(mel)
+                total += len(mel)
+    np.save(cache / "mel.part.npy", np.concatenate(parts))
+    np.savez(cache / "mel.npz", starts=starts, bins=bins, means=means, seconds=seconds, speeds=speeds)
+    (cache / "mel.part.npy").replace(cache / "mel.npy")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m trainer.prepare_voices", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds ravdess/ and nemo/")
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--sessions", type=int, default=6, help="microphones and rooms a speaker")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    takes = ravdess.list_takes(arguments.data / "ravdess") + nemo.list_takes(arguments.data / "nemo")
+    voices = load_voices(takes, arguments.cache)
+    prepare(arguments.cache, voices, arguments.sessions, arguments.jobs)
+    hours = voices.durations_s.sum() / 3600
+    print(f"{len(voices)} takes, {hours:.1f} hours, {arguments.sessions} sessions each, at {RATE_HZ} Hz")
+
+
+if __name__ == "__main__":
+    main()

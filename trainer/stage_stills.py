@@ -1,0 +1,65 @@
+"""First stage: the frame encoder's appearance half learns expressions from stills.
+
+Soft labels from all raters' votes, weighted by inverse square root of class size. The motion half
+is not touched here. Data arrives as a cache of aligned stills (`trainer.prepare_stills`).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from sklearn.metrics import recall_score
+from torch import Tensor, nn
+
+from trainer.augment_stills import augment
+from trainer.model.frame_encoder import FrameEncoder
+
+
+class StillsStage:
+    """`stage = "stills"`; see `trainer.train.Stage`."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.network = FrameEncoder(**config["frame_encoder"])
+        self.network.to(memory_format=torch.channels_last)
+        train = [np.load(Path(config["cache"]) / name) for name in config["train"]]
+        self.crops = torch.from_numpy(np.concatenate([a["crops"] for a in train]))
+        self.votes = torch.from_numpy(np.concatenate([a["votes"] for a in train]))
+        dev = np.load(Path(config["cache"]) / config["dev"])
+        self.dev_crops, self.dev_votes = torch.from_numpy(dev["crops"]), torch.from_numpy(dev["votes"])
+        size_L = self.votes.sum(0)
+        self.weights_L = (size_L / size_L.mean()) ** -0.5
+        self.steps = len(self.crops) // config["batch"]
+
+    def batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.crops), generator=generator)
+        size = self.config["batch"]
+        for start in range(0, self.steps * size, size):
+            chosen = order[start : start + size]
+            crops = self.crops[chosen, None].float()
+            yield augment(crops, generator), self.votes[chosen]
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        crops, votes = batch
+        encoder = self.network
+        v = encoder.appearance(crops.contiguous(memory_format=torch.channels_last))
+        logits = encoder.expression(v).float()
+        weighted = votes * self.weights_L
+        return -(weighted * F.log_softmax(logits, 1)).sum() / weighted.sum()
+
+    @torch.inference_mode()
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        network.eval()
+        scores = []
+        for chunk in self.dev_crops.split(256):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.config.get("bfloat16", False)):
+                crops = chunk[:, None].float().contiguous(memory_format=torch.channels_last)
+                scores.append(network.expression(network.appearance(crops)).float())
+        truth = self.dev_votes.argmax(1).numpy()
+        guess = torch.cat(scores).argmax(1).numpy()
+        accuracy = float((truth == guess).mean())
+        return {"accuracy": accuracy, "uar": float(recall_score(truth, guess, average="macro")), "select": accuracy}

@@ -1,0 +1,139 @@
+"""Second stage: motion encoder and window model learn from moving faces and voices.
+
+The appearance encoder comes from the first stage and stays as it is, so its tokens are kept in a cache
+(`trainer.prepare_windows`). L = L_V + L_A + L_F, each head counted where its own sense was there.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from safetensors.torch import load_file
+from sklearn.metrics import recall_score
+from torch import Tensor, nn
+
+from trainer.labels import HEADS
+from trainer.model.de3 import DE3
+from trainer.window_batches import WindowBatch, WindowSource
+
+REFRESH_TICKS = 10  # ticks a clip from which its mean motion token is renewed every epoch
+BOTH, VOICE, FACE = range(3)
+
+
+class WindowsStage:
+    """`stage = "windows"`; see `trainer.train.Stage`."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.network = DE3(config)
+        start = load_file(config["frame_encoder_weights"])
+        self.network.frame_encoder.load_state_dict(start)
+        if "voice_weights" in config:
+            sound = {k: v for k, v in load_file(config["voice_weights"]).items() if k.startswith("window_model.")}
+            self.network.window_model.load_state_dict({k[len("window_model.") :]: v for k, v in sound.items()})
+        for part in (self.network.frame_encoder.appearance, self.network.frame_encoder.expression):
+            part.requires_grad_(False)
+        cache = Path(config["cache"])
+        self.train = WindowSource(
+            cache=cache, clips=Path(config["clips"]), splits=tuple(config["splits"]), shares=tuple(config["shares"])
+        )
+        self.dev = WindowSource(cache=cache, clips=Path(config["dev_clips"]), splits=("dev",), shares=(1, 0, 0))
+        self.steps = config["steps"]
+        self.network.voice_mean.copy_(torch.from_numpy(self.train.voice_mean))
+        self.smoothing = config["label_smoothing"]
+        self.dev_rows = self._dev_rows()
+
+    def batches(self, seed: int) -> Iterator[WindowBatch]:
+        self._renew_motion_means(seed)
+        yield from self.train.batches(np.random.default_rng(seed), self.config["batch"], self.steps)
+
+    def loss(self, batch: WindowBatch) -> Tensor:
+        logits_BHL = self.logits(self.network, batch)
+        labels = torch.from_numpy(batch.labels)
+        seen = torch.from_numpy(batch.video_mask.any(1))
+        heard = torch.from_numpy(batch.audio_mask.any(1))
+        total = torch.zeros(())
+        for head, present in enumerate((seen, heard, seen | heard)):
+            if present.any():
+                chosen = logits_BHL[present, head].float()
+                loss = F.cross_entropy(chosen, labels[present], label_smoothing=self.smoothing)
+                total = total + loss * present.float().mean()
+        return total
+
+    def logits(self, network: DE3, batch: WindowBatch) -> Tensor:
+        """(B, 3, L) logits of a batch, its flow encoded on the way."""
+        mask_BT = torch.from_numpy(batch.video_mask)
+        o = torch.zeros(*mask_BT.shape, len(network.face_mean) - batch.v.shape[2])
+        if len(batch.flow) > 1:
+            o[mask_BT] = network.frame_encoder.motion(torch.from_numpy(batch.flow)).float()
+        baseline = np.concatenate((batch.face_baseline_v, batch.face_baseline_o), 1)
+        return network.window_model(
+            torch.from_numpy(batch.v), o, mask_BT, torch.from_numpy(baseline), torch.from_numpy(batch.face_weight),
+            torch.from_numpy(batch.mel), torch.from_numpy(batch.audio_mask),
+            torch.from_numpy(batch.voice_baseline), torch.from_numpy(batch.voice_weight),
+        )[0]  # fmt: skip
+
+    @torch.inference_mode()
+    def _renew_motion_means(self, seed: int) -> None:
+        """Mean motion token of every clip, and of all: what baselines are made of."""
+        encoder = self.network.frame_encoder.motion
+        was_training = encoder.training
+        encoder.eval()
+        rng = np.random.default_rng(seed)
+        for source in (self.train, self.dev):
+            means = []
+            for start, ticks in zip(source.clips.starts, source.clips.ticks, strict=True):
+                seen = start + np.flatnonzero(source.clips.seen[start : start + ticks])
+                rows = np.sort(rng.choice(seen, min(REFRESH_TICKS, len(seen)), replace=False)) if len(seen) else seen
+                means.append(encoder(torch.from_numpy(source.clips.flow[rows].astype(np.float32))).mean(0).numpy())
+            source.clip_o = np.nan_to_num(np.stack(means)).astype(np.float32)
+        encoder.train(was_training)
+        face_mean = np.concatenate((self.train.clip_v.mean(0), self.train.clip_o.mean(0)))
+        self.train.face_mean = self.dev.face_mean = face_mean
+        self.dev.voice_mean = self.train.voice_mean
+        self.network.face_mean.copy_(torch.from_numpy(face_mean))
+
+    def _dev_rows(self) -> dict[str, list[tuple[int, int | None, int | None]]]:
+        """label, clip, take of what validates: moving faces, their faces alone, voices of unseen actors."""
+        clips = self.dev.clips
+        both = [(int(label), i, int(take)) for i, (label, take) in enumerate(zip(clips.labels, clips.voices, strict=True))]
+        voices = [
+            (label, None, int(take))
+            for label, takes in enumerate(self.dev.takes)
+            for take in takes
+            if self.dev.voices.corpora[take] == "ravdess"
+        ]
+        return {"both": both, "face": [(label, clip, None) for label, clip, _ in both], "voice": voices}
+
+    @torch.inference_mode()
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        assert isinstance(network, DE3)
+        network.eval()
+        self.network.face_mean.copy_(torch.from_numpy(self.train.face_mean))
+        figures: dict[str, float] = {}
+        for name, rows in self.dev_rows.items():
+            logits, truth = self._dev_logits(network, rows)
+            for head, scores in zip(HEADS, logits.transpose(1, 0, 2), strict=True):
+                if (name, head) in (("voice", "video"), ("face", "audio")):
+                    continue
+                figures[f"{name}_{head}"] = float(recall_score(truth, scores.argmax(1), average="macro"))
+        figures["select"] = float(np.mean([figures["both_fused"], figures["face_fused"], figures["voice_fused"]]))
+        return figures
+
+    def _dev_logits(
+        self, network: DE3, rows: list[tuple[int, int | None, int | None]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(7)
+        logits, truth = [], []
+        for start in range(0, len(rows), 32):
+            windows = [
+                self.dev.window(rng, label=label, clip=clip, take=take, calm=True)
+                for label, clip, take in rows[start : start + 32]
+            ]
+            batch = self.dev.collate(windows)
+            logits.append(self.logits(network, batch).float().numpy())
+            truth.append(batch.labels)
+        return np.concatenate(logits), np.concatenate(truth)

@@ -1,0 +1,236 @@
+"""Windows for training: four seconds that end anywhere in a clip, with baselines as live use has them.
+
+A moving face and its voice, a voice alone, or a face alone; what came before the clip is masked, and
+parts are lost as cameras and microphones lose them. Knows nothing of networks. Batches leave as
+`WindowBatch`, arrays with the names of the graph's inputs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.sound import Voices, open_cache
+from trainer.labels import LABELS
+from trainer.prepare_voices import Mels, open_mels, voiced
+
+TICK_HZ, TICKS, MEL_HZ, BINS = 15, 60, 100, 400
+PRIOR_S, TAU_S = 2.0, 60.0
+SHORTEST_S = 0.8
+Rng = np.random.Generator
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Clips:
+    """Moving faces as tokens (`trainer.prepare_windows`).
+
+    v: (sum of ticks, V) float16; flow: (sum of ticks, 2, 56, 56) float16, mapped; seen: (sum of ticks,) bool.
+    starts, ticks, labels, voices, groups: (clips,) int64; a group is one person under many labels, -1 none.
+    """
+
+    v: NDArray[np.float16]
+    flow: NDArray[np.float16]
+    seen: NDArray[np.bool_]
+    starts: NDArray[np.int64]
+    ticks: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    voices: NDArray[np.int64]
+    groups: NDArray[np.int64]
+
+    def mean_v(self) -> Float32:
+        """(clips, V): mean token of every clip over its seen ticks."""
+        means = np.zeros((len(self.labels), self.v.shape[1]), np.float32)
+        for i, (start, ticks) in enumerate(zip(self.starts, self.ticks, strict=True)):
+            seen = self.seen[start : start + ticks]
+            means[i] = self.v[start : start + ticks][seen].astype(np.float32).mean(0) if seen.any() else 0
+        return means
+
+
+def open_clips(folder: Path) -> Clips:
+    """What `prepare_windows` wrote. Raises FileNotFoundError if it is missing."""
+    with np.load(folder / "clips.npz") as index:
+        return Clips(
+            v=np.load(folder / "v.npy"), flow=np.load(folder / "flow.npy", mmap_mode="r"), **{k: index[k] for k in index}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WindowBatch:
+    """Inputs of the window model, but `flow` (of the seen ticks, in order) in place of `o`."""
+
+    v: Float32
+    flow: Float32
+    video_mask: NDArray[np.bool_]
+    face_baseline_v: Float32
+    face_baseline_o: Float32
+    face_weight: Float32
+    mel: Float32
+    audio_mask: NDArray[np.bool_]
+    voice_baseline: Float32
+    voice_weight: Float32
+    labels: NDArray[np.int64]
+
+
+class WindowSource:
+    """Draws windows of one split. Owns the mean motion token of every clip, renewed by the stage."""
+
+    def __init__(self, *, cache: Path, clips: Path, splits: tuple[str, ...], shares: tuple[float, float, float]) -> None:
+        self.voices: Voices = open_cache(cache)
+        self.mels: Mels = open_mels(cache)
+        self.clips = open_clips(clips)
+        self.shares = shares
+        self.clip_v = self.clips.mean_v()
+        self.clip_o: Float32 | None = None
+        chosen = np.isin(self.voices.splits, splits)
+        self.takes = [np.flatnonzero(chosen & (self.voices.labels == i)) for i in range(len(LABELS))]
+        self.of_label = [np.flatnonzero(self.clips.labels == i) for i in range(len(LABELS))]
+        self.members = {int(g): np.flatnonzero(self.clips.groups == g) for g in np.unique(self.clips.groups) if g >= 0}
+        self.same_speaker = {s: np.flatnonzero(self.voices.speakers == s) for s in np.unique(self.voices.speakers)}
+        self.face_mean = np.zeros(0, np.float32)
+        weights = self.mels.seconds[:, chosen]
+        self.voice_mean: Float32 = (
+            (self.mels.means[:, chosen] * weights[..., None]).sum((0, 1)) / weights.sum()
+        ).astype(np.float32)
+
+    def batches(self, rng: Rng, size: int, steps: int) -> Iterator[WindowBatch]:
+        """Batches in which labels are level and kinds come in the source's shares."""
+        for _ in range(steps):
+            kinds = rng.choice(3, size, p=self.shares)
+            yield self.collate([self.draw(rng, int(kind), int(rng.integers(len(LABELS)))) for kind in kinds])
+
+    def draw(self, rng: Rng, kind: int, label: int) -> dict[str, NDArray]:
+        """One window: kind 0 is both senses, 1 the voice alone, 2 the face alone."""
+        if kind == 1:
+            return self.window(rng, label=label, clip=None, take=self._take(rng, label))
+        clip = int(rng.choice(self.of_label[label]))
+        return self.window(rng, label=label, clip=clip, take=int(self.clips.voices[clip]) if kind == 0 else None)
+
+    def _take(self, rng: Rng, label: int) -> int:
+        """A take of the label, corpora and speakers level."""
+        takes = self.takes[label]
+        corpus = rng.choice(np.unique(self.voices.corpora[takes]))
+        takes = takes[self.voices.corpora[takes] == corpus]
+        speaker = rng.choice(np.unique(self.voices.speakers[takes]))
+        return int(rng.choice(takes[self.voices.speakers[takes] == speaker]))
+
+    def window(
+        self, rng: Rng, *, label: int, clip: int | None, take: int | None, calm: bool = False
+    ) -> dict[str, NDArray]:
+        """One window of a clip and a take. calm: the whole clip in a clean session, nothing lost (validation)."""
+        session = 0 if calm else int(rng.integers(len(self.mels.starts)))
+        speed = float(self.mels.speeds[session, take]) if take is not None else 1.0
+        length_s = (
+            self.mels.bins[session, take] / MEL_HZ if take is not None else self.clips.ticks[clip] / TICK_HZ
+        )
+        end_s = float(length_s if calm else rng.uniform(min(SHORTEST_S, length_s), length_s + 0.3))
+        row = {"labels": np.int64(label)}
+        row |= self._picture(rng, clip, end_s, speed, calm)
+        row |= self._sound(rng, take, session, end_s, calm)
+        return row
+
+    def _picture(self, rng: Rng, clip: int | None, end_s: float, speed: float, calm: bool) -> dict[str, NDArray]:
+        width = self.clips.v.shape[1]
+        v, mask = np.zeros((TICKS, width), np.float32), np.zeros(TICKS, bool)
+        rows = np.zeros(0, np.int64)
+        baseline = (self.face_mean[:width], self.face_mean[width:], 0.0)
+        if clip is not None:
+            last = int(end_s * TICK_HZ)
+            place = ((np.arange(last - TICKS, last) + 0.5) * speed).astype(np.int64)
+            inside = (np.arange(last - TICKS, last) >= 0) & (place < self.clips.ticks[clip])
+            rows = self.clips.starts[clip] + np.clip(place, 0, self.clips.ticks[clip] - 1)
+            mask = inside & self.clips.seen[rows]
+            if not calm:
+                mask &= _kept(rng, TICKS, TICK_HZ)
+            v[mask] = self.clips.v[rows[mask]]
+            others = self.members.get(int(self.clips.groups[clip]), np.zeros(0, np.int64))
+            others = others[others != clip]
+            count = 0 if rng.random() < 0.35 or not len(others) else int(rng.integers(1, len(others) + 1))
+            chosen = rng.choice(others, count, replace=False) if count else others[:0]
+            baseline = self._face_baseline(chosen, clip, v[mask])
+            if not calm and rng.random() < 0.5:  # another person: what the face is must not count for much
+                a, b = rng.integers(len(self.clip_v), size=2)
+                offset = (self.clip_v[a] - self.clip_v[b]) * rng.uniform(0, 0.6)
+                v[mask] += offset
+                baseline = (baseline[0] + offset * baseline[2], baseline[1], baseline[2])
+        flow = self.clips.flow[rows[mask]].astype(np.float32) * speed if mask.any() else np.zeros((0, 2, 56, 56), np.float32)
+        return {
+            "v": v, "flow": flow, "video_mask": mask, "face_baseline_v": baseline[0],
+            "face_baseline_o": baseline[1], "face_weight": np.float32(baseline[2]),
+        }  # fmt: skip
+
+    def _face_baseline(self, chosen: NDArray[np.int64], clip: int, own_v: Float32) -> tuple[Float32, Float32, float]:
+        width = self.clips.v.shape[1]
+        seconds = np.append(self.clips.ticks[chosen], len(own_v)) / TICK_HZ
+        own = own_v.mean(0) if len(own_v) else self.face_mean[:width]
+        mean_v = np.vstack((self.clip_v[chosen], own))
+        mean_o = self.clip_o[np.append(chosen, clip)] if self.clip_o is not None else np.zeros((len(seconds), 1))
+        v, weight = _blended(self.face_mean[:width], mean_v, seconds)
+        o, _ = _blended(self.face_mean[width:], mean_o, seconds)
+        return v, o, weight
+
+    def _sound(self, rng: Rng, take: int | None, session: int, end_s: float, calm: bool) -> dict[str, NDArray]:
+        bands = len(self.voice_mean)
+        mel, mask = np.zeros((BINS, bands), np.float32), np.zeros(BINS, bool)
+        baseline, weight = self.voice_mean, 0.0
+        if take is not None:
+            whole = self.mels.take(session, take)
+            last = int(end_s * MEL_HZ)
+            place = np.arange(last - BINS, last)
+            mask = (place >= 0) & (place < len(whole))
+            mel[mask] = whole[place[mask]]
+            gain = np.float32(0 if calm else rng.normal(0, 1))
+            mel[mask] += gain
+            others = self.same_speaker[self.voices.speakers[take]]
+            count = 0 if rng.random() < 0.3 else int(rng.integers(1, 13))
+            chosen = rng.choice(others[others != take], count)
+            own = mel[mask][voiced(mel[mask])] if mask.any() else mel[:0]
+            means = self.mels.means[session, chosen] + gain
+            if len(own):
+                means = np.vstack((means, own.mean(0)))
+            seconds = np.append(self.mels.seconds[session, chosen], [len(own) / MEL_HZ] if len(own) else [])
+            baseline, weight = _blended(self.voice_mean, means, seconds)
+            if not calm:
+                mask &= _kept(rng, BINS, MEL_HZ)
+                _cover(rng, mel)
+        return {
+            "mel": mel, "audio_mask": mask, "voice_baseline": baseline, "voice_weight": np.float32(weight),
+        }  # fmt: skip
+
+    def collate(self, rows: list[dict[str, NDArray]]) -> WindowBatch:
+        """Rows stacked; flow of all seen ticks one after the other."""
+        flow = np.concatenate([row.pop("flow") for row in rows])
+        return WindowBatch(flow=flow, **{key: np.stack([row[key] for row in rows]) for key in rows[0]})
+
+
+def _blended(start: Float32, means: Float32, seconds: NDArray) -> tuple[Float32, float]:
+    """The engine's baseline after these stretches: prior of two seconds, memory of a minute, and its weight."""
+    total = float(seconds.sum())
+    share = np.minimum(1.0, TAU_S / max(total, 1e-6))
+    mean = (PRIOR_S * start + (seconds[:, None] * means).sum(0) * share) / (PRIOR_S + total * share)
+    return mean.astype(np.float32), total / (total + PRIOR_S)
+
+
+def _kept(rng: Rng, steps: int, rate_hz: int) -> NDArray[np.bool_]:
+    """Which steps survive: a fifth of the windows lose one stretch of up to 1.5 s, some lose single steps."""
+    kept = np.ones(steps, bool)
+    if rng.random() < 0.2:
+        length = int(rng.uniform(0.1, 1.5) * rate_hz)
+        start = int(rng.integers(steps))
+        kept[start : start + length] = False
+    if rng.random() < 0.2:
+        kept &= rng.random(steps) > rng.uniform(0, 0.3)
+    return kept
+
+
+def _cover(rng: Rng, mel: Float32) -> None:
+    """Stripes of bands and bins at the mean (SpecAugment)."""
+    mean = mel.mean()
+    for _ in range(rng.integers(3)):
+        start, width = rng.integers(mel.shape[1]), rng.integers(1, 9)
+        mel[:, start : start + width] = mean
+    for _ in range(rng.integers(3)):
+        start, width = rng.integers(mel.shape[0]), rng.integers(1, 31)
+        mel[start : start + width] = mean
