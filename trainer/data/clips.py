@@ -11,18 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import soxr
 
 from engine.types import Block, Float32, Frame
-from trainer.data.sound import RATE_HZ, to_mono
+from trainer.data.sound import RATE_HZ, mono_mixer
 from trainer.data.takes import Take
 
 BLOCK_SAMPLES = RATE_HZ // 50
-STEP_NS = 20_000_000
-"""A sound packet this far from where the last one ended starts a new run of samples."""
+GAP_NS = 40_000_000
+"""A sound packet this far behind the end of the last one is there after a gap."""
 
 
 def list_clips(table: Path) -> list[Take]:
@@ -68,7 +69,7 @@ def contents(file: Path) -> Contents:
 
 
 def play(file: Path, picture: bool = True, sound: bool = True) -> Iterator[Frame | Block]:
-    """Frames and blocks (20 ms) of a file, ordered by time; t_ns is the presentation time, from 0 as coded.
+    """Frames and blocks (20 ms) of a file, ordered by time; t_ns counts from the file's earliest moment.
 
     A stream that the file lacks, or that is not asked for, gives nothing. Raises av.FFmpegError where the
     file cannot be read.
@@ -86,6 +87,11 @@ def play(file: Path, picture: bool = True, sound: bool = True) -> Iterator[Frame
         block = next(blocks, None)
 
 
+def _zero_ns(container: Any) -> int:
+    """The presentation time of the file's earliest moment; FFmpeg counts it in microseconds."""
+    return (container.start_time or 0) * 1000
+
+
 def _time_ns(pts: int, time_base: Fraction) -> int:
     return pts * time_base.numerator * 1_000_000_000 // time_base.denominator
 
@@ -94,10 +100,17 @@ def _frames(file: Path) -> Iterator[Frame]:
     with av.open(os.fspath(file)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"  # a core a process; the pool has as many as there are
-        for seq, frame in enumerate(container.decode(stream)):
-            if frame.pts is not None:
-                image = frame.to_ndarray(format="bgr24")
-                yield Frame(t_ns=_time_ns(frame.pts, frame.time_base), seq=seq, image=image)
+        period_ns = round(1e9 / (stream.average_rate or 25))
+        zero_ns, last_ns, seq = _zero_ns(container), -period_ns, 0
+        for decoded in container.decode(stream):
+            known = decoded.pts is not None
+            t_ns = _time_ns(decoded.pts, decoded.time_base) - zero_ns if known else last_ns + period_ns
+            if seq and t_ns <= last_ns:
+                continue
+            image = decoded.to_ndarray(format="bgr24")
+            turns = round(decoded.rotation / 90) % 4
+            yield Frame(t_ns=t_ns, seq=seq, image=np.ascontiguousarray(np.rot90(image, turns)))
+            last_ns, seq = t_ns, seq + 1
 
 
 def _blocks(file: Path) -> Iterator[Block]:
@@ -112,19 +125,22 @@ def _blocks(file: Path) -> Iterator[Block]:
 
 
 def _runs(file: Path) -> Iterator[tuple[int, int, Float32]]:
-    """(time of the first sample, rate, samples) of each stretch without a jump in time."""
+    """(time of the first sample, rate, samples) of each stretch without a gap."""
     parts: list[Float32] = []
-    start_ns = end_ns = rate_hz = 0
+    start_ns = end_ns = rate_hz = count = 0
     with av.open(os.fspath(file)) as container:
+        zero_ns = _zero_ns(container)
         for frame in container.decode(container.streams.audio[0]):
-            t_ns = end_ns if frame.pts is None else _time_ns(frame.pts, frame.time_base)
-            if parts and (abs(t_ns - end_ns) > STEP_NS or frame.sample_rate != rate_hz):
+            t_ns = end_ns if frame.pts is None else _time_ns(frame.pts, frame.time_base) - zero_ns
+            if parts and (t_ns - end_ns > GAP_NS or frame.sample_rate != rate_hz):
                 yield start_ns, rate_hz, np.concatenate(parts)
                 parts = []
             if not parts:
-                start_ns, rate_hz, count = t_ns, frame.sample_rate, 0
-            parts.append(to_mono(frame))
-            count += len(parts[-1])
+                start_ns, rate_hz, count = max(t_ns, end_ns), frame.sample_rate, 0
+                mixer = mono_mixer(rate_hz)
+            for mono in mixer.resample(frame):
+                parts.append(mono.to_ndarray().reshape(-1))
+                count += len(parts[-1])
             end_ns = start_ns + count * 1_000_000_000 // rate_hz
     if parts:
         yield start_ns, rate_hz, np.concatenate(parts)

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -23,17 +22,9 @@ RATE_HZ = 16_000
 Float32 = NDArray[np.float32]
 
 
-def to_mono(frame: Any) -> Float32:
-    """(N,) float32: the mean of the channels of a PyAV sound frame, integers scaled to [-1, 1)."""
-    samples = frame.to_ndarray()
-    channels = len(frame.layout.channels)
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, channels).T
-    if samples.dtype.kind in "iu":
-        info = np.iinfo(samples.dtype)
-        middle, reach = (info.max + info.min + 1) / 2, (info.max - info.min + 1) / 2
-        samples = (samples - np.float32(middle)) / np.float32(reach)
-    return samples.astype(np.float32, copy=False).mean(axis=0, dtype=np.float32)
+def mono_mixer(rate_hz: int) -> av.AudioResampler:
+    """Mixes sound of any format and layout to mono float32 as the live runtime does; the rate stays."""
+    return av.AudioResampler(format="flt", layout="mono", rate=rate_hz)
 
 
 def decode(file: Path) -> Float32:
@@ -46,7 +37,9 @@ def decode(file: Path) -> Float32:
             raise ValueError(f"{file} has no sound.")
         stream = container.streams.audio[0]
         rate_hz = stream.rate
-        parts = [to_mono(frame) for frame in container.decode(stream)]
+        mixer = mono_mixer(rate_hz)
+        mixed = (mono for frame in container.decode(stream) for mono in mixer.resample(frame))
+        parts = [mono.to_ndarray().reshape(-1) for mono in mixed]
     samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     if rate_hz != RATE_HZ:
         samples = soxr.resample(samples, rate_hz, RATE_HZ, quality="HQ")
