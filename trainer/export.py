@@ -1,0 +1,158 @@
+"""`python -m trainer.export --config FILE --weights FILE --out DIR`: a trained network becomes a bundle.
+
+Writes the two ONNX graphs, the weights, parity samples with PyTorch's answers, the card and the
+manifest with every file's digest. Knows nothing of training; what live use must share with it is
+read from the configuration and from the engine's own parameter classes.
+"""
+
+import argparse
+import hashlib
+import json
+import tomllib
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from engine.signals.align import TEMPLATE
+from engine.signals.flow import FlowParams
+from engine.signals.sound import MelParams
+from trainer.labels import HEADS, LABELS
+from trainer.model.de3 import DE3
+from trainer.prepare_voices import VOICE_FLOOR
+from trainer.window_batches import BINS, MEL_HZ, PRIOR_S, TAU_S, TICK_HZ, TICKS
+
+WINDOW_INPUTS = (
+    "v", "o", "video_mask", "face_baseline", "face_weight", "mel", "audio_mask", "voice_baseline", "voice_weight",
+)  # fmt: skip
+LICENCE = "CC-BY-NC-SA-4.0"
+OPSET = 20
+PARITY_WINDOWS, PARITY_FRAMES = 4, 6
+
+
+def load_network(config: dict[str, Any], weights: Path) -> DE3:
+    """The network of a configuration with trained weights, ready to infer."""
+    network = DE3(config)
+    network.load_state_dict(load_file(weights))
+    return network.eval()
+
+
+def export(
+    config: dict[str, Any], network: DE3, out: Path, *, name: str, version: str, card: str, training: dict[str, Any]
+) -> None:
+    """Write the bundle; the manifest comes last, so that a half-written folder never loads."""
+    out.mkdir(parents=True, exist_ok=True)
+    frames, windows = _samples(network)
+    _to_onnx(network.frame_encoder, frames, out / "frame_encoder.onnx", ("crop", "flow"), ("v", "o", "expression"))
+    outputs = ("logits", "attention_video", "attention_audio")
+    _to_onnx(network.window_model, windows, out / "window_model.onnx", WINDOW_INPUTS, outputs)
+    with torch.inference_mode():
+        v, o, expression = network.frame_encoder(*frames)
+        logits = network.window_model(*windows)[0]
+    samples = dict(zip(("crop", "flow", *(f"window_{n}" for n in WINDOW_INPUTS)), (*frames, *windows), strict=True))
+    answers = {"answer_v": v, "answer_o": o, "answer_expression": expression, "answer_logits": logits}
+    np.savez(out / "parity.npz", **{k: t.numpy() for k, t in (samples | answers).items()})
+    save_file({k: t.contiguous() for k, t in network.state_dict().items()}, out / "model.safetensors")
+    (out / "CARD.md").write_text(card)
+    files = ("frame_encoder.onnx", "window_model.onnx", "parity.npz", "model.safetensors", "CARD.md")
+    manifest = {
+        "schema": 1,
+        "name": name,
+        "version": version,
+        "labels": LABELS,
+        "attributes": [],
+        "heads": HEADS,
+        "lead": config.get("lead", "fused"),
+        "temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True)),
+        "crop": {"size": 112, "channels": 1, "template": np.asarray(TEMPLATE).tolist()},
+        "window": {"seconds": TICKS / TICK_HZ, "tick_hz": TICK_HZ, "mel_hz": MEL_HZ},
+        "mel": asdict(MelParams()),
+        "flow": asdict(FlowParams()),
+        "tokens": {k: config["frame_encoder"][k] for k in ("appearance", "motion")},
+        "baseline": {
+            "prior_s": PRIOR_S,
+            "tau_s": TAU_S,
+            "voice_floor": VOICE_FLOOR,
+            "face_mean": network.face_mean.tolist(),
+            "voice_mean": network.voice_mean.tolist(),
+        },
+        "graphs": {"frame_encoder": "frame_encoder.onnx", "window_model": "window_model.onnx"},
+        "parity": {"file": "parity.npz"},
+        "training": training,
+        "network": {k: config[k] for k in ("frame_encoder", "window_model")},
+        "licence": LICENCE,
+        "files": {file: hashlib.sha256((out / file).read_bytes()).hexdigest() for file in files},
+    }
+    (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _samples(network: DE3) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Inputs of both graphs, drawn from a seed: faces as smooth blots, sound around its mean, all kinds of masks."""
+    torch.manual_seed(405)
+    count = PARITY_FRAMES
+    crop = nn.functional.interpolate(torch.rand(count, 1, 9, 9) * 255, (112, 112), mode="bicubic").clamp(0, 255)
+    flow = nn.functional.interpolate(torch.randn(count, 2, 7, 7) * 30, (56, 56), mode="bilinear")
+    batch = PARITY_WINDOWS
+    tokens = len(network.face_mean)
+    appearance = network.frame_encoder.expression.in_features
+    v, o = torch.randn(batch, TICKS, appearance), torch.randn(batch, TICKS, tokens - appearance)
+    mel = network.voice_mean + 2 * torch.randn(batch, BINS, len(network.voice_mean))
+    video_mask, audio_mask = torch.rand(batch, TICKS) < 0.8, torch.rand(batch, BINS) < 0.9
+    video_mask[1], audio_mask[2] = False, False
+    audio_mask[3, : BINS // 2] = False
+    face = network.face_mean + 0.3 * torch.randn(batch, tokens)
+    voice = network.voice_mean + 0.3 * torch.randn(batch, len(network.voice_mean))
+    weights = torch.linspace(0, 0.95, batch)
+    return (crop, flow), (v, o, video_mask, face, weights, mel, audio_mask, voice, weights.clone())
+
+
+def _to_onnx(
+    graph: nn.Module, inputs: tuple[Tensor, ...], path: Path, names: tuple[str, ...], outputs: tuple[str, ...]
+) -> None:
+    batch = torch.export.Dim("batch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        torch.onnx.export(
+            graph,
+            inputs,
+            str(path),
+            input_names=list(names),
+            output_names=list(outputs),
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamo=True,
+            external_data=False,
+            opset_version=OPSET,
+            verbose=False,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m trainer.export", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, required=True, help="the configuration that trained the weights")
+    parser.add_argument("--weights", type=Path, required=True, help="best.safetensors of that training")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the bundle")
+    parser.add_argument("--card", type=Path, help="Markdown: on what, how well, what it cannot do, licence")
+    parser.add_argument("--version", default="1")
+    arguments = parser.parse_args()
+    config = tomllib.loads(arguments.config.read_text())
+    network = load_network(config, arguments.weights)
+    card = arguments.card.read_text() if arguments.card else f"# {config['name']}\n\nLicence: {LICENCE}\n"
+    history = arguments.weights.parent / "history.jsonl"
+    rows = [json.loads(line) for line in history.read_text().splitlines()] if history.is_file() else []
+    training = {
+        "config": config,
+        "weights_sha256": hashlib.sha256(arguments.weights.read_bytes()).hexdigest(),
+        "best_epoch": max(rows, key=lambda row: row["select"]) if rows else None,
+    }
+    export(config, network, arguments.out, name=config["name"], version=arguments.version, card=card, training=training)
+    size = sum(file.stat().st_size for file in arguments.out.iterdir())
+    print(f"{arguments.out}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
