@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (the name everybody knows)
+import torch.nn.functional as F
 from torch import Tensor
 
 Uniform = Callable[..., Tensor]  # low, high, *shape -> tensor
@@ -27,9 +27,7 @@ def augment(crops_B1HW: Tensor, generator: torch.Generator) -> Tensor:
     resolution = int(uniform(28, size, 1))
     half = batch // 2  # half of the batch loses resolution: far faces and cheap cameras
     small = F.interpolate(x[:half], size=(resolution, resolution), mode="area")
-    x = torch.cat(
-        (F.interpolate(small, size=(size, size), mode="bilinear", align_corners=False), x[half:])
-    )
+    x = torch.cat((F.interpolate(small, size=(size, size), mode="bilinear", align_corners=False), x[half:]))
     if float(uniform(0, 1, 1)) < 0.3:
         x = torch.cat((x[:half], F.avg_pool2d(x[half:], 3, 1, 1, count_include_pad=False)))
     gamma = torch.exp(uniform(-0.5, 0.5, batch, 1, 1, 1))
@@ -73,4 +71,3 @@ def _patched(x_B1HW: Tensor, uniform: Uniform) -> Tensor:
     chosen = uniform(0, 1, batch, 1, 1) < 0.35
     mask = (rows[:, :, None] & columns[:, None, :] & chosen)[:, None]
     return torch.where(mask, uniform(0, 255, batch, 1, 1, 1), x_B1HW)
-

@@ -43,18 +43,29 @@ def load_network(config: dict[str, Any], weights: Path) -> DE3:
 
 
 def export(
-    config: dict[str, Any], network: DE3, out: Path, *, name: str, version: str, card: str, training: dict[str, Any]
+    config: dict[str, Any],
+    network: DE3,
+    out: Path,
+    *,
+    name: str,
+    version: str,
+    card: str,
+    training: dict[str, Any],
 ) -> None:
     """Write the bundle; the manifest comes last, so that a half-written folder never loads."""
     out.mkdir(parents=True, exist_ok=True)
     frames, windows = _samples(network)
-    _to_onnx(network.frame_encoder, frames, out / "frame_encoder.onnx", ("crop", "flow"), ("v", "o", "expression"))
+    _to_onnx(
+        network.frame_encoder, frames, out / "frame_encoder.onnx", ("crop", "flow"), ("v", "o", "expression")
+    )
     outputs = ("logits", "attention_video", "attention_audio")
     _to_onnx(network.window_model, windows, out / "window_model.onnx", WINDOW_INPUTS, outputs)
     with torch.inference_mode():
         v, o, expression = network.frame_encoder(*frames)
         logits = network.window_model(*windows)[0]
-    samples = dict(zip(("crop", "flow", *(f"window_{n}" for n in WINDOW_INPUTS)), (*frames, *windows), strict=True))
+    samples = dict(
+        zip(("crop", "flow", *(f"window_{n}" for n in WINDOW_INPUTS)), (*frames, *windows), strict=True)
+    )
     answers = {"answer_v": v, "answer_o": o, "answer_expression": expression, "answer_logits": logits}
     np.savez(out / "parity.npz", **{k: t.numpy() for k, t in (samples | answers).items()})
     save_file({k: t.contiguous() for k, t in network.state_dict().items()}, out / "model.safetensors")
@@ -95,7 +106,9 @@ def _samples(network: DE3) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Inputs of both graphs, drawn from a seed: faces as smooth blots, sound around its mean, all kinds of masks."""
     torch.manual_seed(405)
     count = PARITY_FRAMES
-    crop = nn.functional.interpolate(torch.rand(count, 1, 9, 9) * 255, (112, 112), mode="bicubic").clamp(0, 255)
+    crop = nn.functional.interpolate(torch.rand(count, 1, 9, 9) * 255, (112, 112), mode="bicubic").clamp(
+        0, 255
+    )
     flow = nn.functional.interpolate(torch.randn(count, 2, 7, 7) * 30, (56, 56), mode="bilinear")
     batch = PARITY_WINDOWS
     tokens = len(network.face_mean)
@@ -133,7 +146,9 @@ def _to_onnx(
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m trainer.export", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, required=True, help="the configuration that trained the weights")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="the configuration that trained the weights"
+    )
     parser.add_argument("--weights", type=Path, required=True, help="best.safetensors of that training")
     parser.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     parser.add_argument("--card", type=Path, help="Markdown: on what, how well, what it cannot do, licence")
@@ -149,7 +164,15 @@ def main() -> None:
         "weights_sha256": hashlib.sha256(arguments.weights.read_bytes()).hexdigest(),
         "best_epoch": max(rows, key=lambda row: row["select"]) if rows else None,
     }
-    export(config, network, arguments.out, name=config["name"], version=arguments.version, card=card, training=training)
+    export(
+        config,
+        network,
+        arguments.out,
+        name=config["name"],
+        version=arguments.version,
+        card=card,
+        training=training,
+    )
     size = sum(file.stat().st_size for file in arguments.out.iterdir())
     print(f"{arguments.out}: {size / 1e6:.1f} MB")
 

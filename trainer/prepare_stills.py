@@ -7,9 +7,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from engine.signals.face import load_finder
 from rich.console import Console
 
-from engine.signals.face import load_finder
 from trainer.data.stills import ENLARGE, Stills, aligned, load_ferplus, load_lfw
 
 
@@ -19,8 +19,12 @@ def save(stills: Stills, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m trainer.prepare_stills", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds ferplus/ and lfw_expressions/")
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.prepare_stills", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder that holds ferplus/ and lfw_expressions/"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--face-model", type=Path, help="YuNet's file")
     arguments = parser.parse_args()

@@ -109,7 +109,9 @@ def prepare(cache: Path, voices: Voices, sessions: int, jobs: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m trainer.prepare_voices", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.prepare_voices", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder that holds ravdess/ and nemo/")
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--sessions", type=int, default=6, help="microphones and rooms a speaker")

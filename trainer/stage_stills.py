@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from sklearn.metrics import recall_score
 from torch import Tensor, nn
 
@@ -62,4 +62,8 @@ class StillsStage:
         truth = self.dev_votes.argmax(1).numpy()
         guess = torch.cat(scores).argmax(1).numpy()
         accuracy = float((truth == guess).mean())
-        return {"accuracy": accuracy, "uar": float(recall_score(truth, guess, average="macro")), "select": accuracy}
+        return {
+            "accuracy": accuracy,
+            "uar": float(recall_score(truth, guess, average="macro")),
+            "select": accuracy,
+        }

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from sklearn.metrics import recall_score
 from torch import Tensor, nn
@@ -32,15 +32,24 @@ class WindowsStage:
         start = load_file(config["frame_encoder_weights"])
         self.network.frame_encoder.load_state_dict(start)
         if "voice_weights" in config:
-            sound = {k: v for k, v in load_file(config["voice_weights"]).items() if k.startswith("window_model.")}
-            self.network.window_model.load_state_dict({k[len("window_model.") :]: v for k, v in sound.items()})
+            sound = {
+                k: v for k, v in load_file(config["voice_weights"]).items() if k.startswith("window_model.")
+            }
+            self.network.window_model.load_state_dict(
+                {k[len("window_model.") :]: v for k, v in sound.items()}
+            )
         for part in (self.network.frame_encoder.appearance, self.network.frame_encoder.expression):
             part.requires_grad_(False)
         cache = Path(config["cache"])
         self.train = WindowSource(
-            cache=cache, clips=Path(config["clips"]), splits=tuple(config["splits"]), shares=tuple(config["shares"])
+            cache=cache,
+            clips=Path(config["clips"]),
+            splits=tuple(config["splits"]),
+            shares=tuple(config["shares"]),
         )
-        self.dev = WindowSource(cache=cache, clips=Path(config["dev_clips"]), splits=("dev",), shares=(1, 0, 0))
+        self.dev = WindowSource(
+            cache=cache, clips=Path(config["dev_clips"]), splits=("dev",), shares=(1, 0, 0)
+        )
         self.steps = config["steps"]
         self.network.voice_mean.copy_(torch.from_numpy(self.train.voice_mean))
         self.smoothing = config["label_smoothing"]
@@ -87,8 +96,14 @@ class WindowsStage:
             means = []
             for start, ticks in zip(source.clips.starts, source.clips.ticks, strict=True):
                 seen = start + np.flatnonzero(source.clips.seen[start : start + ticks])
-                rows = np.sort(rng.choice(seen, min(REFRESH_TICKS, len(seen)), replace=False)) if len(seen) else seen
-                means.append(encoder(torch.from_numpy(source.clips.flow[rows].astype(np.float32))).mean(0).numpy())
+                rows = (
+                    np.sort(rng.choice(seen, min(REFRESH_TICKS, len(seen)), replace=False))
+                    if len(seen)
+                    else seen
+                )
+                means.append(
+                    encoder(torch.from_numpy(source.clips.flow[rows].astype(np.float32))).mean(0).numpy()
+                )
             source.clip_o = np.nan_to_num(np.stack(means)).astype(np.float32)
         encoder.train(was_training)
         face_mean = np.concatenate((self.train.clip_v.mean(0), self.train.clip_o.mean(0)))
@@ -99,7 +114,10 @@ class WindowsStage:
     def _dev_rows(self) -> dict[str, list[tuple[int, int | None, int | None]]]:
         """label, clip, take of what validates: moving faces, their faces alone, voices of unseen actors."""
         clips = self.dev.clips
-        both = [(int(label), i, int(take)) for i, (label, take) in enumerate(zip(clips.labels, clips.voices, strict=True))]
+        both = [
+            (int(label), i, int(take))
+            for i, (label, take) in enumerate(zip(clips.labels, clips.voices, strict=True))
+        ]
         voices = [
             (label, None, int(take))
             for label, takes in enumerate(self.dev.takes)
@@ -120,7 +138,9 @@ class WindowsStage:
                 if (name, head) in (("voice", "video"), ("face", "audio")):
                     continue
                 figures[f"{name}_{head}"] = float(recall_score(truth, scores.argmax(1), average="macro"))
-        figures["select"] = float(np.mean([figures["both_fused"], figures["face_fused"], figures["voice_fused"]]))
+        figures["select"] = float(
+            np.mean([figures["both_fused"], figures["face_fused"], figures["voice_fused"]])
+        )
         return figures
 
     def _dev_logits(

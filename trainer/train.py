@@ -98,7 +98,9 @@ def train(config: dict[str, Any], out: Path, epochs: int | None = None) -> dict[
         bar = progress.add_task("training", total=total, completed=len(history) * stage.steps)
         for epoch in range(len(history), epochs):
             started = time.monotonic()
-            loss_mean = _epoch(stage, optimiser, schedule, averaged, config, epoch, lambda: progress.advance(bar))
+            loss_mean = _epoch(
+                stage, optimiser, schedule, averaged, config, epoch, lambda: progress.advance(bar)
+            )
             live = {k: v.clone() for k, v in network.state_dict().items()}
             network.load_state_dict(averaged.state)
             figures = {"epoch": float(epoch), "loss": loss_mean, **stage.validate(network)}
@@ -160,19 +162,27 @@ def _one_cycle(step: int, total: int, warm_up: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (place - warm_up) / (1 - warm_up))))
 
 
-def _save(out: Path, network: nn.Module, averaged: Averaged, optimiser: Any, schedule: Any, history: list) -> None:
+def _save(
+    out: Path, network: nn.Module, averaged: Averaged, optimiser: Any, schedule: Any, history: list
+) -> None:
     tensors = {f"network/{k}": v for k, v in network.state_dict().items()}
     tensors |= {f"averaged/{k}": v for k, v in averaged.state.items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser/{index}/{k}": v for k, v in state.items()}
     tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
-    notes = {"history": json.dumps(history), "averaged_steps": str(averaged.steps), "step": str(schedule.last_epoch)}
+    notes = {
+        "history": json.dumps(history),
+        "averaged_steps": str(averaged.steps),
+        "step": str(schedule.last_epoch),
+    }
     save_file(tensors, out / "last.part", metadata=notes)
     (out / "last.part").replace(out / "last.safetensors")
     (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
 
 
-def _resume(out: Path, network: nn.Module, averaged: Averaged, optimiser: Any, schedule: Any) -> list[dict[str, float]]:
+def _resume(
+    out: Path, network: nn.Module, averaged: Averaged, optimiser: Any, schedule: Any
+) -> list[dict[str, float]]:
     path = out / "last.safetensors"
     if not path.is_file():
         return []

@@ -53,7 +53,9 @@ def open_clips(folder: Path) -> Clips:
     """What `prepare_windows` wrote. Raises FileNotFoundError if it is missing."""
     with np.load(folder / "clips.npz") as index:
         return Clips(
-            v=np.load(folder / "v.npy"), flow=np.load(folder / "flow.npy", mmap_mode="r"), **{k: index[k] for k in index}
+            v=np.load(folder / "v.npy"),
+            flow=np.load(folder / "flow.npy", mmap_mode="r"),
+            **{k: index[k] for k in index},
         )
 
 
@@ -77,7 +79,9 @@ class WindowBatch:
 class WindowSource:
     """Draws windows of one split. Owns the mean motion token of every clip, renewed by the stage."""
 
-    def __init__(self, *, cache: Path, clips: Path, splits: tuple[str, ...], shares: tuple[float, float, float]) -> None:
+    def __init__(
+        self, *, cache: Path, clips: Path, splits: tuple[str, ...], shares: tuple[float, float, float]
+    ) -> None:
         self.voices: Voices = open_cache(cache)
         self.mels: Mels = open_mels(cache)
         self.clips = open_clips(clips)
@@ -87,8 +91,12 @@ class WindowSource:
         chosen = np.isin(self.voices.splits, splits)
         self.takes = [np.flatnonzero(chosen & (self.voices.labels == i)) for i in range(len(LABELS))]
         self.of_label = [np.flatnonzero(self.clips.labels == i) for i in range(len(LABELS))]
-        self.members = {int(g): np.flatnonzero(self.clips.groups == g) for g in np.unique(self.clips.groups) if g >= 0}
-        self.same_speaker = {s: np.flatnonzero(self.voices.speakers == s) for s in np.unique(self.voices.speakers)}
+        self.members = {
+            int(g): np.flatnonzero(self.clips.groups == g) for g in np.unique(self.clips.groups) if g >= 0
+        }
+        self.same_speaker = {
+            s: np.flatnonzero(self.voices.speakers == s) for s in np.unique(self.voices.speakers)
+        }
         self.face_mean = np.zeros(0, np.float32)
         weights = self.mels.seconds[:, chosen]
         self.voice_mean: Float32 = (
@@ -106,7 +114,9 @@ class WindowSource:
         if kind == 1:
             return self.window(rng, label=label, clip=None, take=self._take(rng, label))
         clip = int(rng.choice(self.of_label[label]))
-        return self.window(rng, label=label, clip=clip, take=int(self.clips.voices[clip]) if kind == 0 else None)
+        return self.window(
+            rng, label=label, clip=clip, take=int(self.clips.voices[clip]) if kind == 0 else None
+        )
 
     def _take(self, rng: Rng, label: int) -> int:
         """A take of the label, corpora and speakers level."""
@@ -131,7 +141,9 @@ class WindowSource:
         row |= self._sound(rng, take, session, end_s, calm)
         return row
 
-    def _picture(self, rng: Rng, clip: int | None, end_s: float, speed: float, calm: bool) -> dict[str, NDArray]:
+    def _picture(
+        self, rng: Rng, clip: int | None, end_s: float, speed: float, calm: bool
+    ) -> dict[str, NDArray]:
         width = self.clips.v.shape[1]
         v, mask = np.zeros((TICKS, width), np.float32), np.zeros(TICKS, bool)
         rows = np.zeros(0, np.int64)
@@ -155,23 +167,33 @@ class WindowSource:
                 offset = (self.clip_v[a] - self.clip_v[b]) * rng.uniform(0, 0.6)
                 v[mask] += offset
                 baseline = (baseline[0] + offset * baseline[2], baseline[1], baseline[2])
-        flow = self.clips.flow[rows[mask]].astype(np.float32) * speed if mask.any() else np.zeros((0, 2, 56, 56), np.float32)
+        flow = (
+            self.clips.flow[rows[mask]].astype(np.float32) * speed
+            if mask.any()
+            else np.zeros((0, 2, 56, 56), np.float32)
+        )
         return {
             "v": v, "flow": flow, "video_mask": mask, "face_baseline_v": baseline[0],
             "face_baseline_o": baseline[1], "face_weight": np.float32(baseline[2]),
         }  # fmt: skip
 
-    def _face_baseline(self, chosen: NDArray[np.int64], clip: int, own_v: Float32) -> tuple[Float32, Float32, float]:
+    def _face_baseline(
+        self, chosen: NDArray[np.int64], clip: int, own_v: Float32
+    ) -> tuple[Float32, Float32, float]:
         width = self.clips.v.shape[1]
         seconds = np.append(self.clips.ticks[chosen], len(own_v)) / TICK_HZ
         own = own_v.mean(0) if len(own_v) else self.face_mean[:width]
         mean_v = np.vstack((self.clip_v[chosen], own))
-        mean_o = self.clip_o[np.append(chosen, clip)] if self.clip_o is not None else np.zeros((len(seconds), 1))
+        mean_o = (
+            self.clip_o[np.append(chosen, clip)] if self.clip_o is not None else np.zeros((len(seconds), 1))
+        )
         v, weight = _blended(self.face_mean[:width], mean_v, seconds)
         o, _ = _blended(self.face_mean[width:], mean_o, seconds)
         return v, o, weight
 
-    def _sound(self, rng: Rng, take: int | None, session: int, end_s: float, calm: bool) -> dict[str, NDArray]:
+    def _sound(
+        self, rng: Rng, take: int | None, session: int, end_s: float, calm: bool
+    ) -> dict[str, NDArray]:
         bands = len(self.voice_mean)
         mel, mask = np.zeros((BINS, bands), np.float32), np.zeros(BINS, bool)
         baseline, weight = self.voice_mean, 0.0

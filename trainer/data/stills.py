@@ -12,10 +12,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from engine.signals.face import FaceFinder
 from numpy.typing import NDArray
 
 from engine.signals.align import TEMPLATE, points_from_box, similarity, warp
-from engine.signals.face import FaceFinder
 from trainer.labels import LABELS
 
 TILE = 48

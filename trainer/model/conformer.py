@@ -7,7 +7,7 @@ Shapes: B windows, T steps, D width, H attention heads.
 """
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 MASKED = -1e4  # in softmax as good as minus infinity, and finite when a whole row is masked
@@ -63,7 +63,9 @@ class RotaryAttention(nn.Module):
         q = _turned(self._split(self.query(query_BTD)), self.query_cos, self.query_sin)
         k = _turned(self._split(key_BSD), self.key_cos, self.key_sin)
         scores = q @ k.transpose(2, 3) * self.head_width**-0.5
-        scores = torch.where(memory_mask_BS[:, None, None], scores, torch.full((), MASKED, dtype=scores.dtype))
+        scores = torch.where(
+            memory_mask_BS[:, None, None], scores, torch.full((), MASKED, dtype=scores.dtype)
+        )
         weights = torch.softmax(scores, -1)
         attended = (weights @ self._split(value_BSD)).transpose(1, 2).flatten(2)
         return self.out(attended), weights.mean(1)
@@ -134,7 +136,9 @@ class Conformer(nn.Module):
         self, *, blocks: int, width: int, heads: int, kernel: int, times: Tensor, dropout: float
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ConformerBlock(width, heads, kernel, times, dropout) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            ConformerBlock(width, heads, kernel, times, dropout) for _ in range(blocks)
+        )
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         x = masked(x_BTD, mask_BT)

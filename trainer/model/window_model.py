@@ -10,7 +10,7 @@ V and O token widths, L labels.
 """
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.model.conformer import (
@@ -80,7 +80,9 @@ class SoundInput(nn.Module):
         against = (mel - baseline_BF[:, None]) / 3 * weight_B[:, None, None]
         x_BCMF = torch.stack((masked(own, mask_BM), masked(against, mask_BM)), 1)
         mask = mask_BM
-        for convolution, norm, stride in zip((self.first, self.second, self.third), self.norms, (2, 2, 1), strict=True):
+        for convolution, norm, stride in zip(
+            (self.first, self.second, self.third), self.norms, (2, 2, 1), strict=True
+        ):
             if stride == 2:
                 mask = mask[:, ::2] | mask[:, 1::2]
             x_BCMF = F.silu(_masked_norm(norm, convolution(x_BCMF), mask))
@@ -122,7 +124,9 @@ class PairwiseFusion(nn.Module):
 class Enhancement(nn.Module):
     """IFE: one modality asks the other; nothing is added where the other is absent."""
 
-    def __init__(self, width: int, heads: int, own_times: Tensor, other_times: Tensor, dropout: float) -> None:
+    def __init__(
+        self, width: int, heads: int, own_times: Tensor, other_times: Tensor, dropout: float
+    ) -> None:
         super().__init__()
         self.own_norm, self.other_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = RotaryAttention(width, heads, own_times, other_times)
@@ -210,7 +214,9 @@ class WindowModel(nn.Module):
         voice_weight: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns logits (B, 3, L) of video, audio, fused, and the IFE weights (B, T, S), (B, S, T)."""
-        face_v, face_o = face_baseline.split((self.appearance_width, face_baseline.shape[1] - self.appearance_width), 1)
+        face_v, face_o = face_baseline.split(
+            (self.appearance_width, face_baseline.shape[1] - self.appearance_width), 1
+        )
         a = self.appearance_encoder(self.appearance_in(v, video_mask, face_v, face_weight), video_mask)
         m = self.motion_encoder(self.motion_in(o, video_mask, face_o, face_weight), video_mask)
         video = self.pairwise_fusion(a, m, video_mask)
