@@ -5,6 +5,7 @@
     ├── BackendError   an inference engine is not installed or does not run this bundle
     ├── FinderError    a face model was named that cannot be used
     └── SourceError    a camera, microphone, file or stream cannot be opened or read
+        └── AbsentError    what was named does not exist; the sentence lists what there is
 """
 
 
@@ -26,3 +27,7 @@ class FinderError(De3Error):
 
 class SourceError(De3Error):
     """A camera, microphone, file or stream cannot be opened or read."""
+
+
+class AbsentError(SourceError):
+    """A camera, microphone or file that was named does not exist; the sentence lists what there is."""
