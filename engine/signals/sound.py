@@ -1,0 +1,156 @@
+"""Sound into log-mel frames, as it comes.
+
+`LogMel` takes blocks of any size and gives every frame as soon as its last sample is there; the block sizes
+change no bit of the frames. It knows nothing of ticks, masks or models: a gap is a gap in the frames' times.
+Data leaves it as the frames' centres in time and their mel.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.types import Float32
+
+SECOND_NS = 1_000_000_000
+GAP_NS = 20_000_000
+"""A block further than this from where the samples so far end begins afresh; nearer ones only steer."""
+STEER_S = 5.0
+FRAMES_AT_ONCE = 256
+
+Int64 = NDArray[np.int64]
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MelParams:
+    """What training and live use must share; stored in a bundle's manifest.
+
+    rate_hz: samples a second. window, hop, n_fft: in samples; a periodic Hann window, zeros up to n_fft.
+    bands: triangles over low_hz..high_hz, evenly spaced in mel (HTK: 2595 log10(1 + f / 700)), each with a
+    peak of 1 (its area is not normalised). floor: added to a band's power before the natural logarithm.
+
+    Raises ValueError where a number makes no sense.
+    """
+
+    rate_hz: int = 16_000
+    n_fft: int = 512
+    window: int = 400
+    hop: int = 160
+    bands: int = 64
+    low_hz: float = 60.0
+    high_hz: float = 7_600.0
+    floor: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not 0 < self.hop <= self.window <= self.n_fft <= self.rate_hz:
+            raise ValueError(
+                f"mel: not 0 < hop {self.hop} <= window {self.window} <= n_fft {self.n_fft} <= {self.rate_hz}"
+            )
+        if not 0 <= self.low_hz < self.high_hz <= self.rate_hz / 2:
+            raise ValueError(f"mel: not 0 <= low_hz {self.low_hz} < high_hz {self.high_hz} <= rate_hz / 2")
+        if self.bands < 1 or not self.floor > 0:
+            raise ValueError(f"mel: bands {self.bands} and floor {self.floor} must be positive")
+
+
+class LogMel:
+    """A streaming log-mel front end for one microphone.
+
+    Frame n of an unbroken run of samples spans samples [n * hop, n * hop + window); its time is its centre.
+    The times of the blocks steer the times of the frames with a time constant of five seconds: a clock that
+    is 200 ppm off is followed within 1 ms, and jitter is smoothed away. A block that is more than 20 ms from
+    where the samples so far end begins a new run; the incomplete frame before it is lost.
+
+    gaps: how often a new run was begun, the first not counted.
+    """
+
+    def __init__(self, params: MelParams | None = None) -> None:
+        self.params = params or MelParams()
+        self.gaps = 0
+        self._left = np.zeros(0, np.float32)
+        self._start_ns: float | None = None  # of self._left[0]
+        self._steered = 0  # samples since the time was last compared with a block's
+
+    def push(self, t_ns: int, samples: Float32) -> tuple[Int64, Float32]:
+        """Take a block; returns the frames that it completes.
+
+        t_ns: time of samples[0]. samples: (N,) float32 in [-1, 1], mono, `rate_hz`; N may be 0.
+        Returns centres_ns (M,) int64 and mel (M, bands) float32, natural log of power. Samples that are not
+        finite make the frames that hold them not finite.
+        """
+        if len(samples) == 0:
+            return np.zeros(0, np.int64), np.zeros((0, self.params.bands), np.float32)
+        start_ns = self._follow(t_ns)
+        self._steered += len(samples)
+        hop, window = self.params.hop, self.params.window
+        sound = np.concatenate([self._left, samples], dtype=np.float32, casting="same_kind")
+        count = max(0, (len(sound) - window) // hop + 1)
+        mel = np.empty((count, self.params.bands), np.float32)
+        for first in range(0, count, FRAMES_AT_ONCE):
+            last = min(first + FRAMES_AT_ONCE, count)
+            mel[first:last] = log_mel(sound[first * hop : (last - 1) * hop + window], self.params)
+        self._left = sound[count * hop :].copy()
+        self._start_ns = start_ns + self._span_ns(count * hop)
+        centres_ns = start_ns + (np.arange(count) * hop + window / 2) * (SECOND_NS / self.params.rate_hz)
+        return np.rint(centres_ns).astype(np.int64), mel
+
+    def _span_ns(self, samples: float) -> float:
+        return samples * SECOND_NS / self.params.rate_hz
+
+    def _follow(self, t_ns: int) -> float:
+        """Steer towards a block's time, or begin a new run there; returns when the first sample left was."""
+        if self._start_ns is not None:
+            error_ns = t_ns - (self._start_ns + self._span_ns(len(self._left)))
+            if abs(error_ns) <= GAP_NS:
+                share = -math.expm1(-self._steered / (STEER_S * self.params.rate_hz))
+                self._steered = 0
+                return self._start_ns + share * error_ns
+            self.gaps += 1
+        self._left = np.zeros(0, np.float32)
+        self._steered = 0
+        return float(t_ns)
+
+
+def log_mel(sound: Float32, params: MelParams) -> Float32:
+    """All whole frames of a stretch of sound.
+
+    sound: (N,) float32, N >= window. Returns (1 + (N - window) // hop, bands) float32.
+    Each frame goes through the same operations in the same order however many there are (one transform a
+    frame, then sums element by element; a matrix product would choose its order by the number of frames).
+    """
+    taper, places, weights = _tables(params)
+    frames = np.lib.stride_tricks.sliding_window_view(sound, params.window)[:: params.hop] * taper
+    with np.errstate(
+        invalid="ignore", over="ignore"
+    ):  # broken samples stay broken, and the caller masks them
+        spectrum = np.fft.rfft(frames, params.n_fft, axis=1)
+        power = spectrum.real * spectrum.real + spectrum.imag * spectrum.imag
+        bands = power[:, places[0]] * weights[0]
+        for place, weight in zip(places[1:], weights[1:], strict=True):
+            bands += power[:, place] * weight
+        return np.asarray(np.log(bands + params.floor), np.float32)
+
+
+@lru_cache(maxsize=8)
+def _tables(params: MelParams) -> tuple[Float64, Int64, Float64]:
+    """The Hann window (window,), and the filters' taps: places and weights, both (longest filter, bands)."""
+    taper = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(params.window) / params.window)
+    bank = filterbank(params)
+    first = (bank > 0).argmax(axis=1)
+    longest = max(1, int((bank > 0).sum(axis=1).max()))
+    places = np.minimum(first + np.arange(longest)[:, None], bank.shape[1] - 1)
+    weights = bank[np.arange(params.bands), places]
+    weights[1:][places[1:] == places[:-1]] = 0  # taps held at the last bin count once
+    return taper, places, weights
+
+
+def filterbank(params: MelParams) -> Float64:
+    """(bands, n_fft // 2 + 1) float64: the triangles, by the frequency of each bin of the transform."""
+    low, high = (2595 * math.log10(1 + hz / 700) for hz in (params.low_hz, params.high_hz))
+    edges = 700 * (10 ** (np.linspace(low, high, params.bands + 2) / 2595) - 1)
+    hz = np.arange(params.n_fft // 2 + 1) * (params.rate_hz / params.n_fft)
+    rise = (hz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    fall = (edges[2:, None] - hz) / (edges[2:] - edges[1:-1])[:, None]
+    return np.asarray(np.clip(np.minimum(rise, fall), 0, None))
