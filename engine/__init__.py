@@ -1,0 +1,52 @@
+"""Emotion scores from face, voice and facial motion: the library.
+
+    from engine import Recognizer
+
+Importing this costs next to nothing; a name loads its module when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.bundle import Bundle, load_bundle
+    from engine.errors import BackendError, BundleError, De3Error, FinderError, SourceError
+    from engine.recognizer import Recognition, Recognizer, Stream, open_recognition
+    from engine.types import Block, Face, Frame, Observation, Scores
+
+_HOMES = {
+    "engine.bundle": ("Bundle", "load_bundle"),
+    "engine.errors": ("BackendError", "BundleError", "De3Error", "FinderError", "SourceError"),
+    "engine.recognizer": ("Recognition", "Recognizer", "Stream", "open_recognition"),
+    "engine.types": ("Block", "Face", "Frame", "Observation", "Scores"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BackendError",
+    "Block",
+    "Bundle",
+    "BundleError",
+    "De3Error",
+    "Face",
+    "FinderError",
+    "Frame",
+    "Observation",
+    "Recognition",
+    "Recognizer",
+    "Scores",
+    "SourceError",
+    "Stream",
+    "load_bundle",
+    "open_recognition",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

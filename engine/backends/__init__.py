@@ -1,0 +1,138 @@
+"""The inference engines, and the choice between them, with its reason.
+
+An engine's package is imported when it is chosen, not before. Data leaves as a `Choice`.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from engine.backends.base import Backend, HostBackend
+from engine.bundle import Bundle
+from engine.cache import cache_folder
+
+ENGINES = ("auto", "onnx", "openvino")
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+MEASURE_S = 2.0
+ENCODED_A_SCORE = 3  # 15 ticks and 5 scores a second
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """An open back end and why it is this one, in words for a log."""
+
+    backend: Backend
+    reason: str
+
+
+def choose(bundle: Bundle, engine: str = "auto") -> Choice:
+    """Open the back end `engine` ("onnx", "openvino") for a bundle, or with "auto" the faster one.
+
+    Where both are installed, "auto" measures them for two seconds once and keeps the result in the user's
+    cache. Raises ValueError for an unknown name, BackendError where the engine is missing or refuses.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
+    if engine != "auto":
+        return Choice(_open(engine, bundle), f"{engine}: asked for")
+    if importlib.util.find_spec(PACKAGES["openvino"]) is None:
+        return Choice(_open("onnx", bundle), "onnx: the only engine installed")
+    if importlib.util.find_spec(PACKAGES["onnx"]) is None:
+        return Choice(_open("openvino", bundle), "openvino: the only engine installed")
+    file = cache_folder() / "engines.json"
+    kept = _read(file)
+    key = _key(bundle)
+    if key in kept:
+        times, origin = kept[key], "measured earlier"
+        faster = min(times, key=times.__getitem__)
+        backend: Backend = _open(faster, bundle)
+    else:
+        opened = {name: _open(name, bundle) for name in PACKAGES}
+        times, origin = _measure(opened, bundle), "measured now"
+        faster = min(times, key=times.__getitem__)
+        backend = opened[faster]
+        _keep(file, {**kept, key: times})
+    figures = ", ".join(f"{name} {ms:.1f} ms" for name, ms in sorted(times.items()))
+    return Choice(backend, f"{faster}: the faster one here ({figures} a score, {origin})")
+
+
+def _open(engine: str, bundle: Bundle) -> HostBackend:
+    if engine == "onnx":
+        from engine.backends.onnx import OnnxBackend
+
+        return OnnxBackend(bundle)
+    from engine.backends.openvino import OpenVinoBackend
+
+    return OpenVinoBackend(bundle)
+
+
+def _key(bundle: Bundle) -> str:
+    """What the measurement depends on: the model, the machine and the engines' versions."""
+    versions = [f"{package} {importlib.metadata.version(package)}" for package in PACKAGES.values()]
+    return ", ".join([bundle.digest, platform.node(), platform.machine(), *versions])
+
+
+def _measure(backends: dict[str, HostBackend], bundle: Bundle) -> dict[str, float]:
+    """Median milliseconds of one score and the frames between two, in turns, for two seconds in all."""
+    rng = np.random.default_rng(0)
+    window, size, flow = bundle.window, bundle.crop.size, bundle.flow.size
+
+    def noise(*shape: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+        return rng.standard_normal(shape).astype(np.float32)
+
+    crop, motion = 40 * noise(1, bundle.crop.channels, size, size) + 128, noise(1, 2, flow, flow)
+    inputs = {
+        "v": noise(1, window.ticks, bundle.tokens.appearance),
+        "o": noise(1, window.ticks, bundle.tokens.motion),
+        "video_mask": np.ones((1, window.ticks), dtype=np.bool_),
+        "face_baseline": bundle.baseline.face_mean[None],
+        "face_weight": np.zeros(1, dtype=np.float32),
+        "mel": noise(1, window.bins, bundle.mel.bands),
+        "audio_mask": np.ones((1, window.bins), dtype=np.bool_),
+        "voice_baseline": bundle.baseline.voice_mean[None],
+        "voice_weight": np.zeros(1, dtype=np.float32),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in backends}
+    end = time.perf_counter() + MEASURE_S
+    while time.perf_counter() < end or min(len(times) for times in taken.values()) < 3:
+        for name, backend in backends.items():
+            start = time.perf_counter()
+            for _ in range(ENCODED_A_SCORE):
+                backend.encode(crop, motion)
+            backend.logits(inputs)
+            taken[name].append(1000 * (time.perf_counter() - start))
+    # The first turn of each also allocates.
+    return {name: median(times[1:]) for name, times in taken.items()}
+
+
+def _read(file: Path) -> dict[str, dict[str, float]]:
+    """What was measured earlier; a file that is absent or spoilt counts as nothing."""
+    try:
+        kept = json.loads(file.read_text())
+        return {str(key): {name: float(times[name]) for name in PACKAGES} for key, times in kept.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _keep(file: Path, kept: dict[str, dict[str, float]]) -> None:
+    """Best effort: without a cache the next start measures again."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as scratch:
+            json.dump(kept, scratch, indent=1)
+        os.replace(scratch.name, file)
+    except OSError:
+        return
+
+
+__all__ = ["ENGINES", "Backend", "Choice", "choose"]

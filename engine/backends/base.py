@@ -1,0 +1,145 @@
+"""What a back end does, and the half of it that every CPU engine shares.
+
+A back end owns the tokens: `observe` writes a frame's two tokens into the ring of its slot, `score` reads
+them. So a frame is encoded once, ever, and on a GPU nothing but scores would leave the device. A back end
+knows nothing of streams, files or clocks; slots are plain numbers that its user hands out. Data leaves it as
+logits.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.baseline import SlowMean
+from engine.bundle import Bundle
+from engine.errors import BackendError
+from engine.signals.flow import Flow
+from engine.types import Face, Float32
+from engine.window import Window
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+LARGEST_BATCH = 32
+
+
+class Backend(Protocol):
+    """An inference engine with the tokens of all tracks that it serves."""
+
+    name: str
+
+    def observe(self, slots: Sequence[int], ticks: Sequence[int], faces: Sequence[Face]) -> None:
+        """Encode faces in one batch; their tokens go to ring[slot, tick % ring]."""
+        ...
+
+    def score(self, slots: Sequence[int], windows: Sequence[Window]) -> Float32:
+        """(B, heads, labels) float32 logits, a window a slot (no slot twice), in one batch.
+
+        The ticks of each window that are final and not yet learned are folded into the slot's face
+        baseline first, in the order of time. Raises BackendError where a logit is not finite.
+        """
+        ...
+
+    def reset(self, slot: int, *, keep_baseline: bool = False) -> None:
+        """Another track begins in the slot, or (`keep_baseline`) the same one on a new count of ticks.
+
+        Tokens may run ahead of the windows, so they stay: the masks say which count.
+        """
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """What is kept of one track: rings of tokens, the face's slow mean, the first tick not folded into it."""
+
+    v: Float32
+    o: Float32
+    baseline: SlowMean
+    folded: int = 0
+
+
+class HostBackend:
+    """A back end whose tokens are NumPy arrays and whose flow is OpenCV's; an engine adds two graphs."""
+
+    name = "host"
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._flow = Flow(bundle.flow)
+        self._slots: dict[int, Slot] = {}
+
+    def encode(self, crop: Float32, flow: Float32) -> tuple[Float32, Float32]:
+        """The frame encoder. crop: (N, 1, H, W) and flow: (N, 2, h, w) float32 to v (N, Dv) and o (N, Do)."""
+        raise NotImplementedError
+
+    def logits(self, inputs: Arrays) -> Float32:
+        """The window model, inputs by their names in the graph. Returns (B, heads, labels) float32."""
+        raise NotImplementedError
+
+    def observe(self, slots: Sequence[int], ticks: Sequence[int], faces: Sequence[Face]) -> None:
+        """See `Backend`; at most 32 faces at a time go through the graph."""
+        ring = self._bundle.window.ring_ticks
+        for first in range(0, len(faces), LARGEST_BATCH):
+            batch = faces[first : first + LARGEST_BATCH]
+            crop = np.stack([face.crop for face in batch])[:, None].astype(np.float32)
+            flow = np.stack([self._flow.pair(face.previous, face.crop, face.gap_ns) for face in batch])
+            v, o = self.encode(crop, flow)
+            for i in range(len(batch)):
+                slot, place = self._slot(slots[first + i]), ticks[first + i] % ring
+                slot.v[place], slot.o[place] = v[i], o[i]
+
+    def score(self, slots: Sequence[int], windows: Sequence[Window]) -> Float32:
+        """See `Backend`."""
+        rows = [self._tokens(self._slot(slot), window) for slot, window in zip(slots, windows, strict=True)]
+        baselines = [self._slot(slot).baseline for slot in slots]
+        logits = self.logits(
+            {
+                "v": np.stack([v for v, _ in rows]),
+                "o": np.stack([o for _, o in rows]),
+                "video_mask": np.stack([window.video_mask for window in windows]),
+                "face_baseline": np.stack([baseline.mean for baseline in baselines]),
+                "face_weight": np.array([baseline.weight for baseline in baselines], dtype=np.float32),
+                "mel": np.stack([window.mel for window in windows]),
+                "audio_mask": np.stack([window.audio_mask for window in windows]),
+                "voice_baseline": np.stack([window.voice_baseline for window in windows]),
+                "voice_weight": np.array([window.voice_weight for window in windows], dtype=np.float32),
+            }
+        )
+        if not np.isfinite(logits).all():
+            raise BackendError(
+                f"{self.name} gave a score that is not a number, from {self._bundle.window_model}."
+            )
+        return logits
+
+    def reset(self, slot: int, *, keep_baseline: bool = False) -> None:
+        """See `Backend`."""
+        state = self._slot(slot)
+        state.folded = 0
+        if not keep_baseline:
+            state.baseline.restart()
+
+    def _slot(self, number: int) -> Slot:
+        if number not in self._slots:
+            bundle = self._bundle
+            ring, tokens, baseline = bundle.window.ring_ticks, bundle.tokens, bundle.baseline
+            self._slots[number] = Slot(
+                v=np.zeros((ring, tokens.appearance), dtype=np.float32),
+                o=np.zeros((ring, tokens.motion), dtype=np.float32),
+                baseline=SlowMean(baseline.face_mean, prior_s=baseline.prior_s, tau_s=baseline.tau_s),
+            )
+        return self._slots[number]
+
+    def _tokens(self, slot: Slot, window: Window) -> tuple[Float32, Float32]:
+        """v (T, Dv) and o (T, Do) of a window, zero where masked; folds its final ticks into the baseline."""
+        spec = self._bundle.window
+        ticks = np.arange(window.end_tick - spec.ticks, window.end_tick)
+        places = ticks % spec.ring_ticks
+        shown = window.video_mask[:, None]
+        v = np.where(shown, slot.v[places], np.float32(0))
+        o = np.where(shown, slot.o[places], np.float32(0))
+        new = window.video_mask & (ticks >= slot.folded) & (ticks < window.final_tick)
+        slot.baseline.fold(np.concatenate([v[new], o[new]], axis=1), 1 / spec.tick_hz)
+        slot.folded = max(slot.folded, min(window.final_tick, window.end_tick))
+        return v, o

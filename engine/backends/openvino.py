@@ -1,0 +1,60 @@
+"""OpenVINO on the CPU: an extra, faster than ONNX Runtime on some processors.
+
+It knows nothing but the two graphs of a bundle. `engine.backends.base` says how data leaves it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.backends.base import Arrays, HostBackend
+from engine.bundle import Bundle
+from engine.errors import BackendError
+from engine.types import Float32
+
+# Scores come one at a time: one thread, the shortest way, and fp32 wherever the processor offers less.
+CONFIG = {
+    "INFERENCE_NUM_THREADS": 1,
+    "NUM_STREAMS": 1,
+    "PERFORMANCE_HINT": "LATENCY",
+    "INFERENCE_PRECISION_HINT": "f32",
+}
+
+
+class OpenVinoBackend(HostBackend):
+    """Both graphs in OpenVINO. Raises BackendError where it is missing or refuses a graph."""
+
+    name = "openvino"
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle)
+        try:
+            import openvino
+        except ImportError as error:
+            raise BackendError('OpenVINO is not installed: pip install "de3-live[openvino]".') from error
+        core = openvino.Core()
+        self._encoder = _request(core, bundle.frame_encoder, ("v", "o"))
+        self._window_model = _request(core, bundle.window_model, ("logits",))
+
+    def encode(self, crop: Float32, flow: Float32) -> tuple[Float32, Float32]:
+        """See `HostBackend`."""
+        found = self._encoder.infer({"crop": crop, "flow": flow})
+        return np.array(found["v"]), np.array(found["o"])
+
+    def logits(self, inputs: Arrays) -> Float32:
+        """See `HostBackend`."""
+        return np.array(self._window_model.infer(dict(inputs))["logits"], dtype=np.float32)
+
+
+def _request(core: Any, file: Path, outputs: tuple[str, ...]) -> Any:
+    """A compiled graph that computes nothing but `outputs`."""
+    import openvino
+
+    try:
+        model = core.read_model(str(file))
+        results = [model.output(name) for name in outputs]
+        wanted = openvino.Model([output.get_node() for output in results], model.get_parameters(), file.stem)
+        return core.compile_model(wanted, "CPU", CONFIG).create_infer_request()
+    except RuntimeError as error:
+        raise BackendError(f"OpenVINO does not run {file}: {error}") from error

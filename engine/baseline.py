@@ -1,0 +1,77 @@
+"""The slow mean of a face or of a voice: what this person looks and sounds like when nothing happens.
+
+What a face does against its own mean counts more than what it is, so the mean is an input of the window
+model. It knows nothing of tracks, streams or files; the owner folds new rows in, in the order of time.
+"""
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from engine.types import Bool, Float32
+
+
+class SlowMean:
+    """A running mean that begins at the training set's and moves with a growing, bounded memory.
+
+    For a row x that lasts dt: seconds += dt, then mean += dt / min(seconds + prior_s, tau_s) * (x - mean).
+    So `prior_s` seconds of the start are mixed in at first, and after `tau_s` seconds it forgets slowly.
+    """
+
+    def __init__(self, start: Float32, *, prior_s: float, tau_s: float) -> None:
+        self._start = start.astype(np.float64)
+        self._prior_s = prior_s
+        self._tau_s = tau_s
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything: the start, after zero seconds."""
+        self._mean = self._start.copy()
+        self._seconds = 0.0
+
+    def fold(self, rows: Float32, dt_s: float) -> None:
+        """rows: (N, D) float32 in the order of time, each lasting `dt_s` seconds."""
+        for row in rows:
+            self._seconds += dt_s
+            self._mean += dt_s / min(self._seconds + self._prior_s, self._tau_s) * (row - self._mean)
+
+    @property
+    def mean(self) -> Float32:
+        """(D,) float32."""
+        return self._mean.astype(np.float32)
+
+    @property
+    def weight(self) -> float:
+        """How much of the mean is this person's own, 0 (nothing seen) to nearly 1."""
+        return self._seconds / (self._seconds + self._prior_s)
+
+
+class VoiceGate:
+    """Which mel bins are voiced: those near the loudest of the `span` bins that end with them.
+
+    A bin is voiced where its mean over bands exceeds the loudest such mean, less `floor` (natural log of
+    power). Each bin looks back only, so the answer does not depend on how the bins are cut into calls.
+    """
+
+    def __init__(self, span: int, floor: float) -> None:
+        self._span = span
+        self._floor = floor
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the bins heard so far."""
+        self._levels = np.full(self._span - 1, -np.inf)
+
+    def skip(self, bins: int) -> None:
+        """Let that many bins pass unheard."""
+        quiet = np.full(min(bins, self._span - 1), -np.inf)
+        self._levels = np.concatenate([self._levels, quiet])[-(self._span - 1) :]
+
+    def push(self, mel: Float32, mask: Bool) -> Bool:
+        """mel: (N, F) float32, the next N bins; mask: (N,) bool, which were heard. Returns (N,) bool."""
+        levels: NDArray[np.float64] = np.full(len(mel), -np.inf)
+        levels[mask] = mel[mask].mean(axis=1, dtype=np.float64)
+        known = np.concatenate([self._levels, levels])
+        loudest = sliding_window_view(known, self._span).max(axis=1)
+        self._levels = known[len(mel) :]
+        return np.asarray(mask & (levels > loudest - self._floor), dtype=np.bool_)

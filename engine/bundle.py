@@ -1,0 +1,313 @@
+"""A trained model on disk: two graphs and a manifest that says everything training and live must share.
+
+`load_bundle` reads the manifest, checks every file's digest and that the graphs take and give what the
+manifest promises, and returns the frozen `Bundle`; what does not fit is refused with a BundleError that
+names the file. A bundle is data: loading one executes and unpickles nothing. This file knows no inference
+engine; the graphs leave it as paths.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from engine.errors import BundleError
+from engine.graph import Port, read_ports
+from engine.signals.align import CropParams
+from engine.signals.flow import FlowParams
+from engine.signals.sound import MelParams
+from engine.types import Float32, JsonMap
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "live"
+HEADS = ("video", "audio", "fused")
+DIGEST_CHARACTERS = 12
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowSpec:
+    """The grid of time. seconds: a window's length; tick_hz: video ticks; mel_hz: bins of sound."""
+
+    seconds: float
+    tick_hz: int
+    mel_hz: int
+
+    @property
+    def ticks(self) -> int:
+        """Video ticks in a window."""
+        return round(self.seconds * self.tick_hz)
+
+    @property
+    def bins(self) -> int:
+        """Mel bins in a window."""
+        return round(self.seconds * self.mel_hz)
+
+    @property
+    def ring_ticks(self) -> int:
+        """Length of a ring of tokens: a window, and as much again (and a little) for what runs ahead."""
+        return 2 * self.ticks + 8
+
+    @property
+    def window_ns(self) -> int:
+        """A window's length in nanoseconds."""
+        return round(self.seconds * 1_000_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSpec:
+    """Widths of a frame's two tokens, appearance (v) and motion (o)."""
+
+    appearance: int
+    motion: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BaselineSpec:
+    """The slow means (see `engine.baseline`).
+
+    prior_s, tau_s: seconds; voice_floor: natural log of power below the loudest bin that still is voice.
+    face_mean: (Dv + Do,) float32 and voice_mean: (bands,) float32, the training set's means.
+    """
+
+    prior_s: float
+    tau_s: float
+    voice_floor: float
+    face_mean: Float32
+    voice_mean: Float32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Bundle:
+    """A checked bundle. Paths are absolute; every file was read and had the manifest's digest.
+
+    digest: the first 12 hexadecimal digits of the manifest's SHA-256, which names the model on the feed.
+    temperatures: by head; logits are divided by it before the softmax.
+    """
+
+    path: Path
+    digest: str
+    name: str
+    version: str
+    labels: tuple[str, ...]
+    attributes: tuple[str, ...]
+    heads: tuple[str, ...]
+    lead: str
+    temperatures: dict[str, float]
+    crop: CropParams
+    window: WindowSpec
+    mel: MelParams
+    flow: FlowParams
+    tokens: TokenSpec
+    baseline: BaselineSpec
+    frame_encoder: Path
+    window_model: Path
+    parity: Path
+    training: JsonMap
+    licence: str
+
+
+def load_bundle(path: str | Path | None = None) -> Bundle:
+    """Read and check the bundle in folder `path`, or the one that comes with the package.
+
+    Raises BundleError where the manifest is missing, unreadable or of another schema, where a file is
+    missing or altered, and where a graph does not take and give what the manifest says.
+    """
+    folder = Path(path).resolve() if path is not None else DEFAULT_BUNDLE
+    file = folder / MANIFEST
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise BundleError(f"No bundle in {folder}: {MANIFEST} cannot be read ({error.strerror}).") from error
+    try:
+        manifest = json.loads(raw)
+    except ValueError as error:
+        raise BundleError(f"{file} is not valid JSON: {error}.") from error
+    if not isinstance(manifest, dict):
+        raise BundleError(f"{file} does not hold a map.")
+    if manifest.get("schema") != SCHEMA:
+        raise BundleError(
+            f"{file} has schema {manifest.get('schema')!r}; this version reads schema {SCHEMA}."
+        )
+    try:
+        bundle = _parse(folder, hashlib.sha256(raw).hexdigest()[:DIGEST_CHARACTERS], manifest)
+    except KeyError as error:
+        raise BundleError(f"{file} lacks the key {error}.") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{file} does not fit: {error}.") from error
+    contents = _read_files(folder, manifest["files"])
+    for graph, (inputs, outputs) in _expected_ports(bundle).items():
+        _check_graph(graph, contents[graph.name], inputs, outputs)
+    return bundle
+
+
+def _parse(folder: Path, digest: str, manifest: JsonMap) -> Bundle:
+    labels, heads = _words(manifest["labels"]), _words(manifest["heads"])
+    temperatures = {head: float(manifest["temperatures"][head]) for head in heads}
+    mel = MelParams(**manifest["mel"])
+    tokens = TokenSpec(**_each(int, manifest["tokens"]))
+    crop = manifest["crop"]
+    bundle = Bundle(
+        path=folder,
+        digest=digest,
+        name=str(manifest["name"]),
+        version=str(manifest["version"]),
+        labels=labels,
+        attributes=_words(manifest["attributes"]),
+        heads=heads,
+        lead=manifest["lead"],
+        temperatures=temperatures,
+        crop=CropParams(
+            size=int(crop["size"]),
+            channels=int(crop["channels"]),
+            template=tuple((float(x), float(y)) for x, y in crop["template"]),
+        ),
+        window=_window(manifest["window"]),
+        mel=mel,
+        flow=FlowParams(**manifest["flow"]),
+        tokens=tokens,
+        baseline=_baseline(manifest["baseline"], tokens.appearance + tokens.motion, mel.bands),
+        frame_encoder=folder / _plain(manifest["graphs"]["frame_encoder"], manifest["files"]),
+        window_model=folder / _plain(manifest["graphs"]["window_model"], manifest["files"]),
+        parity=folder / _plain(manifest["parity"]["file"], manifest["files"]),
+        training=dict(manifest["training"]),
+        licence=str(manifest["licence"]),
+    )
+    _check_sense(bundle)
+    return bundle
+
+
+def _check_sense(bundle: Bundle) -> None:
+    window, mel = bundle.window, bundle.mel
+    if bundle.heads != HEADS or bundle.lead not in HEADS:
+        raise ValueError(f"heads {bundle.heads} led by {bundle.lead!r}, not {HEADS} led by one of them")
+    if not bundle.labels or len(set(bundle.labels)) != len(bundle.labels):
+        raise ValueError("labels are missing or named twice")
+    if any(not 0 < temperature < 1000 for temperature in bundle.temperatures.values()):
+        raise ValueError(f"temperatures {bundle.temperatures} are not all positive")
+    if window.mel_hz * mel.hop != mel.rate_hz:
+        raise ValueError(f"mel_hz {window.mel_hz} is not rate_hz {mel.rate_hz} / hop {mel.hop}")
+    if not 1 <= window.ticks <= 10_000 or not 1 <= window.bins <= 100_000:
+        raise ValueError(f"a window of {window.ticks} ticks and {window.bins} mel bins")
+    if len(bundle.crop.template) != 5:
+        raise ValueError(f"crop.template has {len(bundle.crop.template)} points, not 5")
+
+
+def _window(window: JsonMap) -> WindowSpec:
+    return WindowSpec(
+        seconds=float(window["seconds"]), tick_hz=int(window["tick_hz"]), mel_hz=int(window["mel_hz"])
+    )
+
+
+def _baseline(baseline: JsonMap, face_width: int, bands: int) -> BaselineSpec:
+    means = {}
+    for key, width in (("face_mean", face_width), ("voice_mean", bands)):
+        mean = np.asarray(baseline[key], dtype=np.float32)
+        if mean.shape != (width,) or not np.isfinite(mean).all():
+            raise ValueError(f"baseline.{key} has shape {mean.shape}, not ({width},), or is not finite")
+        means[key] = mean
+    prior_s, tau_s, voice_floor = (float(baseline[key]) for key in ("prior_s", "tau_s", "voice_floor"))
+    if min(prior_s, tau_s, voice_floor) <= 0:
+        raise ValueError(
+            f"baseline has prior_s {prior_s}, tau_s {tau_s}, voice_floor {voice_floor}, not all > 0"
+        )
+    return BaselineSpec(prior_s=prior_s, tau_s=tau_s, voice_floor=voice_floor, **means)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise ValueError(f"{value!r} is not a list of words")
+    return tuple(value)
+
+
+def _each(kind: Callable[[Any], T], numbers: JsonMap) -> dict[str, T]:
+    return {key: kind(value) for key, value in numbers.items()}
+
+
+def _plain(name: Any, files: JsonMap) -> str:
+    """The name of a listed file; a bundle names nothing outside its folder."""
+    if not isinstance(name, str) or name not in files:
+        raise ValueError(f"{name!r} is not among its files")
+    return name
+
+
+def _read_files(folder: Path, files: JsonMap) -> dict[str, bytes]:
+    contents = {}
+    for name, digest in files.items():
+        if Path(name).name != name:
+            raise BundleError(f"{folder / MANIFEST} names the file {name!r}, which is not a plain name.")
+        try:
+            data = (folder / name).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{folder / name} is missing or unreadable ({error.strerror}).") from error
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise BundleError(f"{folder / name} is damaged: its SHA-256 is not the one in {MANIFEST}.")
+        contents[name] = data
+    return contents
+
+
+Ports = dict[str, Port]
+
+
+def _expected_ports(bundle: Bundle) -> dict[Path, tuple[Ports, Ports]]:
+    """By graph, its inputs and outputs; the first size is the batch, which must be free."""
+
+    def floats(*sizes: int) -> Port:
+        return Port("float32", (None, *sizes))
+
+    size, window, bands = bundle.crop.size, bundle.window, bundle.mel.bands
+    v, o, labels = bundle.tokens.appearance, bundle.tokens.motion, len(bundle.labels)
+    encoder = (
+        {
+            "crop": floats(bundle.crop.channels, size, size),
+            "flow": floats(2, bundle.flow.size, bundle.flow.size),
+        },
+        {"v": floats(v), "o": floats(o), "expression": floats(labels)},
+    )
+    window_model = (
+        {
+            "v": floats(window.ticks, v),
+            "o": floats(window.ticks, o),
+            "video_mask": Port("bool", (None, window.ticks)),
+            "face_baseline": floats(v + o),
+            "face_weight": floats(),
+            "mel": floats(window.bins, bands),
+            "audio_mask": Port("bool", (None, window.bins)),
+            "voice_baseline": floats(bands),
+            "voice_weight": floats(),
+        },
+        {"logits": floats(len(bundle.heads), labels)},
+    )
+    return {bundle.frame_encoder: encoder, bundle.window_model: window_model}
+
+
+def _check_graph(file: Path, data: bytes, inputs: Ports, outputs: Ports) -> None:
+    try:
+        found_inputs, found_outputs = read_ports(data)
+    except ValueError as error:
+        raise BundleError(f"{file} is not an ONNX graph: {error}.") from error
+    if set(found_inputs) != set(inputs):
+        raise BundleError(f"{file} takes {sorted(found_inputs)}, not {sorted(inputs)}.")
+    if missing := sorted(set(outputs) - set(found_outputs)):
+        raise BundleError(f"{file} does not give {missing}, only {sorted(found_outputs)}.")
+    for name, port in inputs.items():
+        if not _fits(found_inputs[name], port) or found_inputs[name].shape[0] is not None:
+            raise BundleError(f"{file}: input {name} is {found_inputs[name]}, not {port}.")
+    for name, port in outputs.items():
+        if not _fits(found_outputs[name], port):
+            raise BundleError(f"{file}: output {name} is {found_outputs[name]}, not {port}.")
+
+
+def _fits(found: Port, wanted: Port) -> bool:
+    """Free sizes fit anything: exporters often leave those of outputs open."""
+    return (
+        found.dtype == wanted.dtype
+        and len(found.shape) == len(wanted.shape)
+        and all(f is None or w is None or f == w for f, w in zip(found.shape, wanted.shape, strict=True))
+    )

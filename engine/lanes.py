@@ -1,0 +1,270 @@
+"""The two lanes of a timeline: pictures into ticks, sound into mel bins, each with its time bound.
+
+A lane is filled in any order of arrival and read by the grid; what runs ahead of the last window waits
+within bounds, what comes late is counted. It knows nothing of clocks, models or the other lane. Data leaves
+the video lane as released ticks and views, the sound lane as the mel and mask of a window.
+
+Counted, by cause: `early_*` before the stream's epoch, `late_*` after the window it belonged to was made
+(used in later windows where there is still a place), `ahead_*` lost because the lane ran too far ahead of
+the windows (the newest stays), `skipped_observation` older than any window asked for, `broken_sound` not
+finite.
+"""
+
+from collections import Counter, deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.baseline import SlowMean, VoiceGate
+from engine.bundle import Bundle
+from engine.signals.sound import LogMel
+from engine.types import Block, Bool, Face, Float32, Observation
+
+SECOND_NS = 1_000_000_000
+UNBOUNDED_NS = (1 << 62) - 1
+"""The bound of a modality from which nothing will come any more."""
+
+WAITING_TICKS = 256
+MOST_BINS = 8192
+
+Released = list[tuple[int, Face]]
+Place = tuple[tuple[float, float, float, float], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Cells of 1/hz seconds from an epoch; cell k is [start_ns(k), start_ns(k + 1)), in whole nanoseconds."""
+
+    epoch_ns: int
+    hz: int
+
+    def start_ns(self, cell: int) -> int:
+        """The first nanosecond of a cell."""
+        return self.epoch_ns + cell * SECOND_NS // self.hz
+
+    def cell(self, t_ns: int) -> int:
+        """The cell that holds `t_ns`; as many cells have ended by then."""
+        return (self.hz * (t_ns - self.epoch_ns + 1) - 1) // SECOND_NS
+
+    def cells(self, t_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`cell` of many times; whole seconds are counted apart, because a product would overflow."""
+        seconds, rest = np.divmod(t_ns - self.epoch_ns, SECOND_NS)
+        return np.asarray(seconds * self.hz + (self.hz * (rest + 1) - 1) // SECOND_NS, dtype=np.int64)
+
+    def centre_ns(self, cell: int) -> int:
+        """The middle of a cell."""
+        return (self.start_ns(cell) + self.start_ns(cell + 1)) // 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """The ticks of a window. mask: (T,) bool, those of `track`; place: box and confidence of the newest."""
+
+    mask: Bool
+    track: int
+    place: Place | None
+
+
+class VideoLane:
+    """Observations into ticks: of the faces within a tick, the one nearest to its centre.
+
+    A tick closes when the bound passes its end, or when a window needs it. Closed ticks are released (to be
+    encoded, once) no further ahead of the last window than the ring of tokens reaches; up to 256 wait, and
+    beyond that the oldest goes.
+    """
+
+    def __init__(self, bundle: Bundle, epoch_ns: int, counts: Counter[str]) -> None:
+        self._hz = bundle.window.tick_hz
+        self._span = bundle.window.ticks
+        self._ring = bundle.window.ring_ticks
+        self._counts = counts
+        self.restart(epoch_ns)
+
+    def restart(self, epoch_ns: int) -> None:
+        """Forget all ticks and begin at `epoch_ns`."""
+        self.grid = Grid(epoch_ns, self._hz)
+        self.bound_ns = epoch_ns
+        self._end = 0
+        self._closed = 0
+        self._candidate: tuple[tuple[int, int, int], int, Face] | None = None
+        self._waiting: deque[tuple[int, Face]] = deque()
+        self._tick = np.full(self._ring, -1, dtype=np.int64)
+        self._track = np.full(self._ring, -1, dtype=np.int64)
+        self._place: list[Place | None] = [None] * self._ring
+
+    def push(self, observation: Observation) -> Released:
+        """Take an observation; returns the ticks to be encoded now."""
+        tick, face = self.grid.cell(observation.t_ns), observation.face
+        if tick < 0:
+            self._counts["early_observation"] += 1
+            return []
+        released = self.advance(observation.t_ns)
+        if tick < self._closed:
+            self._counts["late_observation"] += 1
+            if face is not None and not self._taken(tick):
+                self._wait(tick, face)
+                released += self._release()
+        elif face is not None:
+            distance = abs(observation.t_ns - self.grid.centre_ns(tick))
+            rank = (distance, observation.t_ns, observation.seq)
+            if self._candidate is None or rank < self._candidate[0]:
+                self._candidate = (rank, tick, face)
+        return released
+
+    def advance(self, t_ns: int) -> Released:
+        """Nothing older than `t_ns` will come; returns the ticks to be encoded now."""
+        self.bound_ns = max(self.bound_ns, t_ns)
+        self._close(self.grid.cell(self.bound_ns))
+        return self._release()
+
+    def reach(self, end: int) -> Released:
+        """Close the ticks before `end` (exclusive), for a window; returns ticks to be encoded."""
+        self._close(end)
+        self._end = end
+        return self._release()
+
+    def final(self, end: int) -> int:
+        """The first tick, at most `end`, to which a face may still come."""
+        return min(end, self.grid.cell(self.bound_ns))
+
+    def view(self, end: int) -> View:
+        """The window of ticks before `end`, of the newest track in it; released ticks alone count."""
+        ticks = np.arange(end - self._span, end)
+        places = ticks % self._ring
+        seen = (self._tick[places] == ticks) & (ticks >= 0)
+        if not seen.any():
+            return View(seen, -1, None)
+        newest = places[np.flatnonzero(seen)[-1]]
+        track = int(self._track[newest])
+        return View(seen & (self._track[places] == track), track, self._place[newest])
+
+    def _taken(self, tick: int) -> bool:
+        return bool(self._tick[tick % self._ring] == tick) or any(tick == other for other, _ in self._waiting)
+
+    def _close(self, end: int) -> None:
+        if self._candidate is not None and self._candidate[1] < end:
+            self._wait(self._candidate[1], self._candidate[2])
+            self._candidate = None
+        self._closed = max(self._closed, end)
+
+    def _wait(self, tick: int, face: Face) -> None:
+        self._waiting.append((tick, face))
+        if len(self._waiting) > WAITING_TICKS:
+            self._waiting.popleft()
+            self._counts["ahead_observation"] += 1
+
+    def _release(self) -> Released:
+        released: Released = []
+        still: deque[tuple[int, Face]] = deque()
+        for tick, face in self._waiting:
+            if tick >= self._end - self._span + self._ring:
+                still.append((tick, face))
+            elif tick < self._end - self._span:
+                self._counts["skipped_observation"] += 1
+            else:
+                place = tick % self._ring
+                self._tick[place], self._track[place] = tick, face.track
+                self._place[place] = (face.box, face.confidence)
+                released.append((tick, face))
+        self._waiting = still
+        return released
+
+
+class SoundLane:
+    """Sound into mel bins, by the centres of the mel frames; also the voice's slow mean.
+
+    The ring grows as sound runs ahead of the windows, up to 8192 bins; beyond that the newest stays.
+    """
+
+    def __init__(self, bundle: Bundle, epoch_ns: int, counts: Counter[str]) -> None:
+        self._hz = bundle.window.mel_hz
+        self._span = bundle.window.bins
+        self._mel_params = bundle.mel
+        self._counts = counts
+        baseline = bundle.baseline
+        self.voice = SlowMean(baseline.voice_mean, prior_s=baseline.prior_s, tau_s=baseline.tau_s)
+        self._gate = VoiceGate(self._span, baseline.voice_floor)
+        self.restart(epoch_ns)
+
+    def restart(self, epoch_ns: int) -> None:
+        """Forget all sound but the voice's mean, and begin at `epoch_ns`."""
+        self.grid = Grid(epoch_ns, self._hz)
+        self.bound_ns = epoch_ns
+        self._front = LogMel(self._mel_params)
+        self._gate.restart()
+        self._end = 0
+        self._oldest: int | None = None
+        self._folded = 0
+        size = min(2 * self._span, MOST_BINS)
+        self._bin = np.full(size, -1, dtype=np.int64)
+        self._mel = np.zeros((size, self._mel_params.bands), dtype=np.float32)
+
+    def push(self, block: Block) -> None:
+        """Take a block. Blocks come in the order of time; a step backward begins afresh."""
+        centres_ns, mel = self._front.push(block.t_ns, block.samples)
+        if not len(centres_ns):
+            return
+        bins, first = np.unique(self.grid.cells(centres_ns), return_index=True)
+        mel = mel[first]
+        sound = np.isfinite(mel).all(axis=1)
+        self._counts["broken_sound"] += int((~sound).sum())
+        self._counts["early_sound"] += int((bins < 0).sum())
+        self._counts["late_sound"] += int(((bins >= 0) & (bins < self._end)).sum())
+        wanted = sound & (bins >= max(0, self._end - self._span))
+        if wanted.any():
+            self._store(bins[wanted], mel[wanted])
+        self.bound_ns = max(self.bound_ns, int(centres_ns[-1]) + SECOND_NS // self._hz)
+
+    def advance(self, t_ns: int) -> None:
+        """No samples older than `t_ns` will come."""
+        half_ns = self._mel_params.window * SECOND_NS // (2 * self._mel_params.rate_hz)
+        self.bound_ns = max(self.bound_ns, t_ns - half_ns if t_ns < UNBOUNDED_NS else UNBOUNDED_NS)
+
+    def reach(self, end: int) -> tuple[Float32, Bool]:
+        """The window of bins before `end`: mel (M, F) and mask (M,). Folds the voice's mean up to there."""
+        self._end = end
+        self._fold(max(self._folded, end - self._span), min(end, self.grid.cell(self.bound_ns)))
+        return self._read(end - self._span, end)
+
+    def _fold(self, start: int, end: int) -> None:
+        if end <= start:
+            return
+        self._gate.skip(start - self._folded)
+        mel, mask = self._read(start, end)
+        self.voice.fold(mel[self._gate.push(mel, mask)], 1 / self._hz)
+        self._folded = end
+
+    def _read(self, start: int, end: int) -> tuple[Float32, Bool]:
+        bins = np.arange(start, end)
+        places = bins % len(self._bin)
+        mask = (self._bin[places] == bins) & (bins >= 0)
+        return np.where(mask[:, None], self._mel[places], np.float32(0)), mask
+
+    def _store(self, bins: NDArray[np.int64], mel: Float32) -> None:
+        if self._oldest is None:
+            self._oldest = int(bins[0])
+        self._grow(int(bins[-1]) - max(self._end - self._span, min(self._oldest, int(bins[0]))) + 1)
+        size = len(self._bin)
+        self._counts["ahead_sound"] += max(len(bins) - size, 0)
+        bins, mel = bins[-size:], mel[-size:]
+        places = bins % size
+        held = self._bin[places]
+        fresh = held < bins
+        needed = (held >= max(self._end - self._span, 0)) & fresh
+        self._counts["ahead_sound"] += int(needed.sum())
+        self._bin[places[fresh]] = bins[fresh]
+        self._mel[places[fresh]] = mel[fresh]
+
+    def _grow(self, needed: int) -> None:
+        size = len(self._bin)
+        while size < min(needed, MOST_BINS):
+            size = min(2 * size, MOST_BINS)
+        if size == len(self._bin):
+            return
+        held, mel = self._bin, self._mel
+        full = held >= 0
+        self._bin = np.full(size, -1, dtype=np.int64)
+        self._mel = np.zeros((size, mel.shape[1]), dtype=np.float32)
+        self._bin[held[full] % size] = held[full]
+        self._mel[held[full] % size] = mel[full]
