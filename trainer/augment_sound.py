@@ -3,8 +3,8 @@
 Two steps, because all that one person says in one session goes through one microphone: `Microphones.draw`
 draws the `Conditions` of a session, `Microphones.hear` plays sound through them without changing its
 length. What belongs to the speaker and not to the microphone is apart: `change_speed` (tempo, pitch and
-formants, to be followed by the picture), `shift_formants` and `cover` on the log-mel. It knows nothing of
-labels or files. Everything random comes from the generator passed in; arrays leave as float32.
+formants, to be followed by the picture) and `shift_formants` on the log-mel. It knows nothing of labels or
+files. Everything random comes from the generator passed in; arrays leave as float32.
 """
 
 import math
@@ -204,19 +204,6 @@ def shift_formants(mel: Float32, factor: float, low_hz: float = 60.0, high_hz: f
     below = np.minimum(places.astype(np.intp), bands - 2)
     share = (places - below).astype(np.float32)
     return mel[:, below] * (1 - share) + mel[:, below + 1] * share
-
-
-def cover(mel: Float32, rng: np.random.Generator, bands: int = 10, bins: int = 30, count: int = 2) -> Float32:
-    """(T, B) float32: the mean over up to `count` stripes of at most `bands` bands, and of `bins` bins."""
-    covered = mel.copy()
-    mean = mel.mean()
-    for _ in range(rng.integers(count + 1)):
-        width, start = rng.integers(1, bands + 1), rng.integers(mel.shape[1])
-        covered[:, start : start + width] = mean
-    for _ in range(rng.integers(count + 1)):
-        width, start = rng.integers(1, bins + 1), rng.integers(mel.shape[0])
-        covered[start : start + width] = mean
-    return covered
 
 
 def _amplitude(db: float) -> float:

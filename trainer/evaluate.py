@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--stream", action="store_true", help="a speaker's clips as one stream, baselines kept")
     p.add_argument("--modality", choices=SHOWN, default="both", help="what is shown of the clips")
     p.add_argument("--drop-label", action="append", default=[], help="report also without clips so labelled")
-    p.add_argument("--engine", default="auto")
+    p.add_argument("--engine", default="onnx", help="back end (default: onnx)")
     p.add_argument("--face-model", type=Path, help="YuNet's file")
     p.add_argument("--offline", action="store_true", help="never fetch the face model")
     p.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")

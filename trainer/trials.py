@@ -31,7 +31,7 @@ class Setting:
     """How clips are played.
 
     bundle: its folder; None for the one that comes with the engine.
-    engine: name of the back end, or "auto".
+    engine: name of the back end; not "auto", lest two processes choose differently.
     face_model: YuNet's file; None for the engine's own search.
     offline: never fetch the face model.
     picture, sound: what is shown of each clip.
@@ -40,7 +40,7 @@ class Setting:
     """
 
     bundle: Path | None = None
-    engine: str = "auto"
+    engine: str = "onnx"
     face_model: Path | None = None
     offline: bool = False
     picture: bool = True
@@ -122,8 +122,8 @@ def _score_group(group: list[Take], setting: Setting) -> list[ClipScore]:
     scores, start_ns = [], 0
     try:
         for take in group:
-            if start_ns:
-                recogniser.clear_window()
+            if scores:
+                recogniser.clear_window(start_ns)
             windows, end_ns = _play(recogniser, take.file, setting, start_ns)
             scores.append(_clip_score(take, windows))
             # The next clip begins on the grid of the scores: nothing is scored twice or between clips.

@@ -12,7 +12,6 @@ from trainer.augment_sound import (
     Microphones,
     active_level_db,
     change_speed,
-    cover,
     shift_formants,
 )
 
@@ -144,12 +143,3 @@ def test_formants_move_along_the_mel_axis_alone() -> None:
     assert 31 <= np.argmax(moved[2]) <= 34
     np.testing.assert_allclose(moved[[0, 1, 3, 4]], -10.0, rtol=1e-6)
     np.testing.assert_array_equal(shift_formants(mel, 1.0), mel)
-
-
-def test_covered_stripes_hold_the_mean_and_leave_the_original() -> None:
-    rng = np.random.default_rng(0)
-    mel = rng.standard_normal((400, 64)).astype(np.float32)
-    before = mel.copy()
-    shares = [np.mean(cover(mel, rng) != mel) for _ in range(50)]
-    assert 0.0 < np.mean(shares) < 0.4
-    np.testing.assert_array_equal(mel, before)
