@@ -1,0 +1,233 @@
+"""Microphones through PortAudio, and the one door to everything that `--mic` may name.
+
+PortAudio's callback only copies; the iterator fits the clock, resamples and cuts blocks. Knows nothing of
+features or scores. PortAudio is loaded when a microphone is opened or listed, never on import.
+"""
+
+import ctypes
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import SourceError
+from engine.types import Block, Float32
+from realtime.clock import SampleClock
+from realtime.sources.base import Inbox, Item, Loss, Source, SourceInfo
+from realtime.sources.media import open_media
+from realtime.sources.sound import BLOCK_NS, RATE_HZ, BlockCutter
+
+log = logging.getLogger(__name__)
+
+_SILENT_S = 3.0
+_LATENCY_S = 0.03
+_INBOX = 100
+_RATES_HZ = (48_000, 44_100, 16_000)
+_WORST_AGE_NS = 2_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Microphone:
+    """A sound input as PortAudio lists it.
+
+    index: what `--mic INDEX` and PortAudio call it.
+    name: what its driver calls it; `--mic NAME` takes any part of it.
+    rate_hz: its own rate.
+    default: whether `--mic default` means this one.
+    """
+
+    index: int
+    name: str
+    rate_hz: int
+    default: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Heard:
+    """What one callback brought: samples (N,) float32, and the time of the first."""
+
+    samples: Float32
+    t_ns: int
+    overflow: bool
+
+
+def list_microphones() -> list[Microphone]:
+    """The sound inputs of this machine. Raises SourceError where PortAudio is missing."""
+    portaudio = _portaudio()
+    default = portaudio.default.device[0]
+    return [
+        Microphone(
+            index=device["index"],
+            name=device["name"],
+            rate_hz=round(device["default_samplerate"]),
+            default=device["index"] == default,
+        )
+        for device in portaudio.query_devices()
+        if device["max_input_channels"] > 0
+    ]
+
+
+def open_microphone(spec: str = "default", *, paced: bool = True, anchor_ns: int | None = None) -> Source:
+    """Opens what `--mic` names, all but `none`.
+
+    spec: `default`, an index, a media file or URL (its sound), or part of a microphone's name.
+    paced, anchor_ns: for files, see `open_media`.
+
+    Raises SourceError; for microphones that are not there it says which are.
+    """
+    if not spec.isdigit() and ("://" in spec or Path(spec).exists()):
+        return open_media(spec, paced=paced, anchor_ns=anchor_ns, video=False)
+    microphones = list_microphones()
+    chosen = _chosen(spec, microphones)
+    if chosen is None:
+        listed = ", ".join(f"{each.index} ({each.name})" for each in microphones)
+        there_is = f"there is {listed}" if listed else "there is none on this machine"
+        what = "default microphone" if spec == "default" else f"microphone {spec}"
+        raise SourceError(f"There is no {what}; {there_is}; --mic none goes without.")
+    return MicrophoneSource(chosen)
+
+
+class MicrophoneSource:
+    """A microphone as a source. Made by `open_microphone`."""
+
+    def __init__(self, microphone: Microphone) -> None:
+        self._portaudio = _portaudio()
+        self._inbox: Inbox[_Heard] = Inbox(_INBOX)
+        self._stream, self._rate_hz = self._opened(microphone)
+        self._clock = SampleClock(self._rate_hz)
+        self._cutter = BlockCutter(self._rate_hz)
+        self._start = 0
+        self._heard = 0
+        self._seq = 0
+        self._last_ns = -(1 << 62)
+        self._name = f"Microphone {microphone.index} ({microphone.name})"
+        self.info = SourceInfo(
+            name=microphone.name, has_video=False, has_audio=True, live=True, epoch_ns=None
+        )
+
+    def __iter__(self) -> Iterator[Item]:
+        try:
+            self._stream.start()
+            for item in self._inbox.items(
+                cause="sound not read in time",
+                stall=f"{self._name} gives no sound any more; was it unplugged?",
+                stall_s=_SILENT_S,
+            ):
+                if isinstance(item, _Heard):
+                    yield from self._blocks(item)
+                    continue
+                if isinstance(item, Loss):
+                    self._afresh()
+                yield item
+        except self._portaudio.PortAudioError as error:
+            raise SourceError(f"{self._name} cannot be read: {_plain(error)}.") from error
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self._inbox.close()
+        self._stream.close(ignore_errors=True)
+
+    def _blocks(self, heard: _Heard) -> Iterator[Item]:
+        if heard.overflow:
+            self._afresh()
+            yield Loss(cause="microphone overflow", count=1)
+        jump_ns = self._clock.push(self._heard, heard.t_ns)
+        if jump_ns:
+            log.warning("%s: its time jumped by %.0f ms", self._name, jump_ns * 1e-6)
+            yield Loss(cause="microphone time jumped", count=max(1, abs(jump_ns) // BLOCK_NS))
+        self._heard += len(heard.samples)
+        for index, samples in self._cutter.push(heard.samples):
+            t_ns = self._clock.time_ns(self._start + index * self._rate_hz // RATE_HZ)
+            if t_ns <= self._last_ns:
+                yield Loss(cause="sound out of order", count=1)
+                continue
+            self._last_ns = t_ns
+            yield Block(t_ns=t_ns, seq=self._seq, samples=samples)
+            self._seq += 1
+
+    def _afresh(self) -> None:
+        """Samples are missing here: nothing may be resampled across, nor counted on."""
+        self._clock.restart()
+        self._cutter = BlockCutter(self._rate_hz)
+        self._start = self._heard
+
+    def _opened(self, microphone: Microphone) -> tuple[Any, int]:
+        """Mono at the device's own rate, else two channels (some cards have no less), else other rates."""
+        rates = dict.fromkeys((microphone.rate_hz, *_RATES_HZ))
+        error: Exception | None = None
+        for rate_hz, channels in ((rate_hz, channels) for rate_hz in rates for channels in (1, 2)):
+            try:
+                stream = self._portaudio.InputStream(
+                    device=microphone.index,
+                    samplerate=rate_hz,
+                    channels=channels,
+                    dtype="float32",
+                    latency=_LATENCY_S,
+                    callback=self._callback,
+                )
+            except self._portaudio.PortAudioError as failed:
+                error = error or failed
+            else:
+                return stream, rate_hz
+        raise SourceError(
+            f"Microphone {microphone.index} ({microphone.name}) cannot be opened: {_plain(error)}."
+        ) from error
+
+    def _callback(self, data: Any, frames: int, times: Any, status: Any) -> None:
+        """In PortAudio's thread. Its time of this buffer's first sample, moved to the monotonic clock."""
+        before_ns = time.monotonic_ns()
+        stream_s = self._stream.time
+        now_ns = (before_ns + time.monotonic_ns()) // 2
+        age_ns = round((stream_s - times.inputBufferAdcTime) * 1e9)
+        if not 0 <= age_ns <= _WORST_AGE_NS:  # some hosts give no such time: at best it has just ended
+            age_ns = round(frames / self._rate_hz * 1e9)
+        samples = np.ascontiguousarray(data.mean(axis=1, dtype=np.float32))
+        self._inbox.put(_Heard(samples=samples, t_ns=now_ns - age_ns, overflow=bool(status.input_overflow)))
+
+
+def _chosen(spec: str, microphones: list[Microphone]) -> Microphone | None:
+    if spec == "default":
+        return next((each for each in microphones if each.default), None)
+    if spec.isdigit():
+        return next((each for each in microphones if each.index == int(spec)), None)
+    same = [each for each in microphones if each.name.casefold() == spec.casefold()]
+    alike = [each for each in microphones if spec.casefold() in each.name.casefold()]
+    return next(iter(same + alike), None)
+
+
+def _plain(error: BaseException | None) -> str:
+    """PortAudio's sentence without its number and its own full stop."""
+    text = str(error).split(" [PaErrorCode")[0].removeprefix("Error opening InputStream: ")
+    return text.rstrip(".") or "no reason given"
+
+
+def _portaudio() -> Any:
+    """The `sounddevice` module. Raises SourceError where the library under it is missing."""
+    if sys.platform == "linux":
+        _quiet_alsa()
+    try:
+        import sounddevice
+    except (OSError, ImportError) as error:
+        raise SourceError(
+            "Microphones need the PortAudio library, which is missing here: on Debian and Ubuntu "
+            "`sudo apt install libportaudio2`; or go on with --mic none."
+        ) from error
+    return sounddevice
+
+
+_SILENT_HANDLER = ctypes.CFUNCTYPE(None)(lambda: None)
+"""Kept for the life of the process: ALSA calls it."""
+
+
+def _quiet_alsa() -> None:
+    """ALSA writes to stderr about every device it does not find, while PortAudio looks at them all."""
+    try:
+        ctypes.CDLL("libasound.so.2").snd_lib_error_set_handler(_SILENT_HANDLER)
+    except OSError:
+        log.debug("no ALSA library here")

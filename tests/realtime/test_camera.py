@@ -1,0 +1,177 @@
+"""Cameras: over the network with real servers; local ones as far as a machine without any can tell."""
+
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.errors import SourceError
+from engine.types import Block, Frame
+from realtime.sources.base import Idle, Source
+from realtime.sources.camera import Camera, list_cameras, open_camera
+from realtime.sources.network import shown
+from tests.peers.clip import beeps, flashes, write_clip
+from tests.peers.mjpeg import MjpegServer
+from tests.peers.rtsp import RtspServer
+
+
+def grey_pictures() -> Iterator[np.ndarray]:
+    """Each tells its number by its grey."""
+    return (np.full((48, 64, 3), 10 + 8 * (index % 30), np.uint8) for index in itertools.count())
+
+
+def frames_of(source: Source, count: int) -> list[Frame]:
+    frames = list(itertools.islice((item for item in source if isinstance(item, Frame)), count))
+    source.close()
+    return frames
+
+
+def test_mjpeg_pictures_have_the_times_at_which_they_were_sent() -> None:
+    with MjpegServer(grey_pictures, fps=30) as camera:
+        frames = frames_of(open_camera(camera.url), 30)
+        sent_ns = np.array(camera.sent_ns)
+        numbers = [round((float(frame.image.mean()) - 10) / 8) for frame in frames]
+    assert [frame.seq for frame in frames] == list(range(30))
+    delays_ns = np.array([frame.t_ns for frame in frames]) - sent_ns[numbers[0] : numbers[0] + 30]
+    assert delays_ns.min() >= 0
+    assert np.median(delays_ns) < 20_000_000  # FFmpeg's own stamps would be 0 to 40 ms off
+
+
+def test_rtsp_picture_and_sound_coincide(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", seconds=4.5)
+    with RtspServer(clip) as camera:
+        source = open_camera(camera.url, audio=True)
+        assert source.info.live
+        assert source.info.has_audio
+        items = []
+        with pytest.raises(SourceError, match="has ended"):
+            for item in source:
+                items.append(item)
+    frames = [item for item in items if isinstance(item, Frame)]
+    blocks = [item for item in items if isinstance(item, Block)]
+    seen, heard = flashes(frames), beeps(blocks)
+    assert len(seen) >= 2
+    assert np.abs(np.subtract(seen[-2:], heard[-2:])).max() < 0.010
+    assert np.diff(seen) == pytest.approx(1.0, abs=0.010)
+    for each in (frames, blocks):
+        times = [item.t_ns for item in each]
+        assert times == sorted(times)
+    assert frames[0].t_ns > camera.first_sent_ns
+    assert frames[-1].t_ns < time.monotonic_ns()
+
+
+@pytest.mark.parametrize("audio", [False, True])
+def test_a_camera_that_falls_silent_is_idle_and_then_an_error(audio: bool) -> None:
+    few = lambda: itertools.islice(grey_pictures(), 10)  # noqa: E731
+    with MjpegServer(few, fps=30, hang=True) as camera:
+        source = open_camera(camera.url, audio=audio)
+        items = []
+        with pytest.raises(SourceError, match="sends nothing any more") as raised:
+            for item in source:
+                items.append(item)
+    assert sum(isinstance(item, Frame) for item in items) >= 8  # FFmpeg keeps the first to itself
+    assert sum(isinstance(item, Idle) for item in items) >= 3
+    assert camera.url in str(raised.value)
+
+
+def test_a_camera_that_hangs_up_is_an_error() -> None:
+    few = lambda: itertools.islice(grey_pictures(), 10)  # noqa: E731
+    with MjpegServer(few, fps=30) as camera, pytest.raises(SourceError, match="has ended|broken off"):
+        list(open_camera(camera.url))
+
+
+def test_close_ends_a_waiting_reader() -> None:
+    few = lambda: itertools.islice(grey_pictures(), 5)  # noqa: E731
+    with MjpegServer(few, fps=30, hang=True) as camera:
+        source = open_camera(camera.url)
+        began = time.monotonic()
+        timer = threading.Timer(0.4, source.close)
+        timer.start()
+        assert len([item for item in source if isinstance(item, Frame)]) >= 3
+        assert time.monotonic() - began < 2
+
+
+def test_a_slow_reader_gets_the_newest_and_is_told() -> None:
+    with MjpegServer(grey_pictures, fps=100) as camera:
+        source = open_camera(camera.url)
+        items = iter(source)
+        next(item for item in items if isinstance(item, Frame))
+        wait_for(lambda: len(camera.sent_ns) > 120)
+        late = [next(items) for _ in range(3)]
+        newest_ns = camera.sent_ns[-1]
+        source.close()
+    assert late[0].count > 20  # type: ignore[union-attr]
+    assert newest_ns - late[1].t_ns < 2_000_000_000  # type: ignore[union-attr]
+
+
+def wait_for(condition: object) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+
+
+def test_nobody_answers() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://user:secret@127.0.0.1:{taken.getsockname()[1]}/camera"
+        with pytest.raises(SourceError) as raised:
+            open_camera(url)
+    assert "secret" not in str(raised.value)
+    assert "refused" in str(raised.value)
+
+
+def test_a_server_that_says_nothing_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(SourceError, match="cannot be opened"):
+        open_camera(f"rtsp://127.0.0.1:{mute.getsockname()[1]}/camera")
+
+
+def test_a_file_over_http_is_a_file(tmp_path: Path) -> None:
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    write_clip(tmp_path / "clip.mkv", seconds=2)
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        source = open_camera(f"http://127.0.0.1:{server.server_address[1]}/clip.mkv", paced=False)
+        assert not source.info.live
+        assert flashes([item for item in source if isinstance(item, Frame)]) == pytest.approx(
+            [1.0], abs=0.010
+        )
+        server.shutdown()
+
+
+def test_passwords_are_not_shown() -> None:
+    assert shown("rtsp://me:secret@camera/1") == "rtsp://camera/1"
+
+
+@pytest.mark.parametrize("spec", ["97", "Camera That Nobody Has", "/dev/video97"])
+def test_no_such_camera_names_what_there_is_and_the_demo(spec: str) -> None:
+    with pytest.raises(SourceError) as raised:
+        open_camera(spec)
+    sentence = str(raised.value)
+    assert spec in sentence
+    assert "--camera demo" in sentence
+    for camera in list_cameras():
+        assert camera.name in sentence
+
+
+def test_no_such_file_is_called_a_file() -> None:
+    with pytest.raises(SourceError, match="There is no file holiday.mp4"):
+        open_camera("holiday.mp4")
+
+
+def test_cameras_have_names_and_numbers() -> None:
+    for camera in list_cameras():
+        assert isinstance(camera, Camera)
+        assert camera.name
