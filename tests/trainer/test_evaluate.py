@@ -1,0 +1,200 @@
+"""The evaluator end to end, with a small network that has learned nothing."""
+
+import csv
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from engine import Recognizer
+from engine.types import Frame
+from trainer.data.clips import list_clips, play
+from trainer.data.takes import Take
+from trainer.evaluate import main, parse_actors, summaries
+from trainer.export import export
+from trainer.labels import HEADS, LABELS
+from trainer.model.de3 import DE3
+from trainer.trials import ClipScore, Setting, score_clips
+
+SHARED = Path(__file__).parents[2] / ".." / "shared"
+CONFIG = {
+    "name": "tiny",
+    "frame_encoder": {
+        "labels": 7, "appearance": 16, "motion": 8, "flow_size": 56,
+        "appearance_channels": [8, 8, 8, 8], "motion_channels": [4, 4, 4], "dropout": 0.0,
+    },
+    "window_model": {
+        "labels": 7, "appearance": 16, "motion": 8, "width": 16, "heads": 2, "kernel": 5,
+        "blocks": 1, "sound_blocks": 1, "sound_channels": [4, 4, 4], "dropout": 0.0,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(7)
+    network = DE3(CONFIG).eval()
+    with torch.no_grad():
+        for weights in network.parameters():
+            weights.add_(0.3 * torch.randn_like(weights))
+    folder = tmp_path_factory.mktemp("bundle")
+    export(CONFIG, network, folder, name="tiny", version="0", card="None.\n", training={})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of six clips of sound by two speakers."""
+    folder = tmp_path_factory.mktemp("voices")
+    rng = np.random.default_rng(5)
+    with (folder / "labels.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("file", "speaker", "label", "remark"))
+        for index in range(6):
+            name = f"{index}.wav"
+            seconds = 0.15 if index == 5 else 1.0 + 0.37 * index
+            loudness = np.abs(np.sin(np.arange(int(16_000 * seconds)) / (900 + 300 * index)))
+            sound = 0.2 * rng.standard_normal(len(loudness)) * loudness
+            with av.open(str(folder / name), "w") as container:
+                stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+                frame = av.AudioFrame.from_ndarray(
+                    np.rint(sound * 32767).astype(np.int16)[None], format="s16", layout="mono"
+                )
+                frame.sample_rate, frame.pts = 16_000, 0
+                container.mux(stream.encode(frame))
+                container.mux(stream.encode(None))
+            table.writerow((name, f"s{index % 2}", ("happy", "sad", "fearful")[index % 3], "x"))
+    return folder / "labels.csv"
+
+
+def made_score(label: str, speaker: str, answer: str) -> ClipScore:
+    scores = np.where(np.array(LABELS) == answer, 0.0, -3.0)
+    return ClipScore(
+        take=Take(file=Path("a"), corpus="made", speaker=speaker, label=label, split="test"),
+        labels=LABELS,
+        heads=dict.fromkeys(HEADS, scores),
+        lead="fused",
+        windows=1,
+        valid_video=0.0,
+        valid_audio=1.0,
+    )
+
+
+def test_actors_are_ranges_and_numbers() -> None:
+    assert parse_actors("17-20,2") == [17, 18, 19, 20, 2]
+
+
+def test_dropped_labels_are_neither_asked_nor_answered() -> None:
+    scores = [
+        made_score("happy", "a", "happy"),
+        made_score("sad", "b", "fearful"),
+        made_score("fearful", "a", "fearful"),
+    ]
+    assert summaries(scores, (), 0)["video"].labels == ("happy", "sad", "fearful")
+    fewer = summaries(scores, ("fearful",), 0)
+    assert set(fewer) == set(HEADS)
+    assert fewer["fused"].labels == ("happy", "sad")
+    assert fewer["fused"].clips == 2
+
+
+def test_a_clip_has_the_mean_log_probability_of_its_windows(bundle: Path, voices: Path) -> None:
+    take = list_clips(voices)[4]
+    (score,) = score_clips([take], Setting(bundle=bundle))
+    with Recognizer(bundle, engine="onnx", has_video=False) as recognizer:
+        for block in play(take.file):
+            assert not isinstance(block, Frame)
+            recognizer.add_audio(block.t_ns, block.samples)
+        seconds = 1.0 + 0.37 * 4
+        windows = [recognizer.scores(k * 200_000_000) for k in range(1, int(seconds * 5) + 1)]
+    assert score.windows == len(windows) == 12
+    telling = [window for window in windows if window.valid_audio]
+    for head in HEADS:
+        expected = np.mean([np.log(window.heads[head]) for window in telling], axis=0)
+        np.testing.assert_allclose(score.heads[head], expected, atol=1e-4)
+    assert score.valid_video == 0.0
+    assert 0.0 < score.valid_audio < 1.0
+
+
+def test_a_stream_keeps_what_it_learned_and_repeats(bundle: Path, voices: Path) -> None:
+    takes = list_clips(voices)
+    alone = score_clips(takes, Setting(bundle=bundle))
+    streamed = score_clips(takes, Setting(bundle=bundle, stream=True))
+    again = score_clips(takes, Setting(bundle=bundle, stream=True), jobs=2)
+    assert [score.take for score in streamed] == takes
+    changed = 0
+    for one, two, three in zip(alone, streamed, again, strict=True):
+        assert one.windows == two.windows
+        np.testing.assert_array_equal(two.heads["audio"], three.heads["audio"])
+        changed += not np.allclose(one.heads["audio"], two.heads["audio"], atol=1e-5)
+    # The first clip of each speaker has nothing before it: the same alone and in a stream.
+    assert changed == len(takes) - 2
+
+
+def test_the_command_reports_all_heads_with_and_without_a_label(
+    bundle: Path, voices: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "report.json"
+    options = ["--bundle", str(bundle), "--clips", str(voices), "--stream", "--drop-label", "fearful"]
+    assert main([*options, "--jobs", "1", "--json", str(file)]) == 0
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert set(report["heads"]) == set(HEADS)
+    assert report["heads"]["audio"]["labels"] == ["happy", "sad", "fearful"]
+    assert report["without"]["heads"]["audio"]["clips"] == 4
+    assert set(report["heads"]["audio"]["speakers"]) == {"s0", "s1"}
+    assert len(report["clips"]) == 6
+    assert "UAR" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("table", "complaint"),
+    [
+        ("file,speaker\n", "lacks the column 'label'"),
+        ("file,speaker,label\n", "lists no clips"),
+        ("file,speaker,label\nnone.wav,s,sad\n", "there is no file"),
+        ("file,speaker,label\nlabels.csv,s,sad\n", "labels.csv"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_in_a_line(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], table: str, complaint: str
+) -> None:
+    (tmp_path / "labels.csv").write_text(table, encoding="utf-8")
+    assert main(["--bundle", str(bundle), "--clips", str(tmp_path / "labels.csv"), "--jobs", "1"]) == 2
+    said = capsys.readouterr().err
+    assert complaint in " ".join(said.split())
+    assert "Traceback" not in said
+
+
+def test_real_clips_show_a_face_and_a_voice(bundle: Path) -> None:
+    table = SHARED / "data" / "real_faces_dev" / "labels.csv"
+    model = SHARED / "data" / "yunet" / "face_detection_yunet_2023mar.onnx"
+    if not (table.is_file() and model.is_file()):
+        pytest.skip("the real clips are not beside the repository")
+    take = list_clips(table)[0]
+    for picture, sound in ((True, True), (True, False), (False, True)):
+        setting = Setting(bundle=bundle, face_model=model, picture=picture, sound=sound)
+        (score,) = score_clips([take], setting)
+        assert (score.valid_video > 0.3) == picture
+        assert (score.valid_audio > 0.3) == sound
+
+
+def test_stills_are_read_by_the_frame_encoder(bundle: Path, tmp_path: Path) -> None:
+    folder = SHARED / "data" / "ferplus"
+    model = SHARED / "data" / "yunet" / "face_detection_yunet_2023mar.onnx"
+    if not (folder.is_dir() and model.is_file()):
+        pytest.skip("the stills are not beside the repository")
+    with (folder / "index.csv").open(newline="") as source:
+        rows = [row for row in csv.DictReader(source) if row["sheet"] == "dev_00.jpg"][:40]
+    with (tmp_path / "index.csv").open("w", newline="") as target:
+        table = csv.DictWriter(target, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    (tmp_path / "dev_00.jpg").symlink_to((folder / "dev_00.jpg").resolve())
+    file = tmp_path / "report.json"
+    options = ["--bundle", str(bundle), "--stills", str(tmp_path), "--split", "dev", "--json", str(file)]
+    assert main([*options, "--face-model", str(model), "--jobs", "1"]) == 0
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert 30 <= report["heads"]["expression"]["clips"] <= 40
+    assert report["found"] > 0.8
