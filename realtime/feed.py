@@ -1,0 +1,321 @@
+"""The feed's two ends over ZeroMQ PUB/SUB: `Publisher` and `Subscriber`, with CURVE keys where given.
+
+It carries the messages of `realtime.wire` and knows nothing of how they come about. Data leaves a publisher
+over its socket, and a subscriber by iteration (`for`, `async for`) or `receive`.
+"""
+
+import asyncio
+import errno
+import ipaddress
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import zmq
+import zmq.auth
+from zmq.auth.thread import ThreadAuthenticator
+
+from engine.errors import De3Error
+from realtime.wire import DEFAULT_ENDPOINT, MAX_BYTES, Message, decode, encode
+
+PUBLISHER_MESSAGES = 256
+SUBSCRIBER_MESSAGES = 1024
+NEWEST_MESSAGES = 4096
+NEWEST_TOPICS = 256
+KERNEL_BYTES = 65_536
+LINGER_MS = 200
+SETTLE_MS = 5
+_TCP = re.compile(r"tcp://(\[[^\]]*\]|[^:\[\]]+):(\d+|\*)")
+
+
+class FeedError(De3Error, ValueError):
+    """An endpoint or a key of the feed cannot be used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerKeys:
+    """What a publisher needs beyond loopback.
+
+    secret: its own `.key_secret` file. clients: a directory with the public `.key` file of each subscriber
+    that is let in, read once at the start.
+    """
+
+    secret: Path
+    clients: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientKeys:
+    """What a subscriber needs for a publisher with keys.
+
+    secret: its own `.key_secret` file. server: the publisher's public `.key` file.
+    """
+
+    secret: Path
+    server: Path
+
+
+class Publisher:
+    """Binds the endpoint and sends every message to whoever subscribes; `publish` never waits for anybody.
+
+    Drop rule: each subscriber has a queue of its own of `PUBLISHER_MESSAGES`. When it is full, that
+    subscriber loses what comes next until it reads again; nobody else notices.
+    """
+
+    def __init__(self, endpoint: str = DEFAULT_ENDPOINT, *, curve: ServerKeys | None = None) -> None:
+        """Raises FeedError: not an endpoint, in use, or beyond loopback without `curve`."""
+        endpoint = _bindable(endpoint, secured=curve is not None)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._guard: Any = None
+        try:
+            self._socket = _socket(self._context, zmq.PUB, endpoint)
+            self._socket.set(zmq.SNDHWM, PUBLISHER_MESSAGES)
+            self._socket.set(zmq.SNDBUF, KERNEL_BYTES)
+            if curve is not None:
+                self._secure(curve)
+            _bind(self._socket, endpoint)
+        except BaseException:
+            self._end(0)
+            raise
+        self.endpoint: str = self._socket.get_string(zmq.LAST_ENDPOINT)
+        """Where it is bound, with the real port where `*` was asked for."""
+
+    def publish(self, message: Message) -> None:
+        """Send one message. Raises WireError where a reader would refuse it."""
+        self._socket.send_multipart(encode(message))
+
+    def close(self) -> None:
+        """What has been published has `LINGER_MS` to leave."""
+        self._end(LINGER_MS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _secure(self, keys: ServerKeys) -> None:
+        self._socket.curve_publickey, self._socket.curve_secretkey = _secret(keys.secret)
+        self._socket.curve_server = True
+        if not keys.clients.is_dir() or not any(keys.clients.glob("*.key")):
+            raise FeedError(
+                f"{keys.clients} holds no .key file of a subscriber, so nobody could listen: put one there."
+            )
+        self._guard = ThreadAuthenticator(self._context)
+        self._guard.start()
+        self._guard.configure_curve(domain="*", location=str(keys.clients))
+
+    def _end(self, linger_ms: int) -> None:
+        if self._guard is not None:
+            self._guard.stop()
+            self._guard = None
+        self._context.destroy(linger_ms)
+
+
+class Subscriber:
+    """The messages of one or several publishers; iterate it with `for` or `async for`.
+
+    It waits for publishers that are not there yet and finds them again when they come back. It belongs to one
+    thread and one task; `async for` needs a selector event loop (on Windows: `asyncio.SelectorEventLoop`).
+    Drop rules: with `newest`, of each topic only the newest message is kept, and topics take turns (at most
+    `NEWEST_TOPICS`, the one waiting longest goes); otherwise every message is delivered in order, and when
+    `SUBSCRIBER_MESSAGES` and the publisher's queue are full, what comes next is lost (a step in `seq`).
+    """
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str] = DEFAULT_ENDPOINT,
+        *,
+        topics: Sequence[str] = ("emotion/", "status/"),
+        newest: bool = False,
+        curve: ClientKeys | None = None,
+    ) -> None:
+        """`topics` are prefixes: "emotion/main" also lets in "emotion/main2". Raises FeedError."""
+        self._newest = newest
+        self._pending: dict[bytes, bytes] = {}
+        self._watch: tuple[asyncio.AbstractEventLoop, int, asyncio.Event] | None = None
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            named = [endpoints] if isinstance(endpoints, str) else endpoints
+            self._socket = _socket(self._context, zmq.SUB, *named)
+            self._socket.set(zmq.RCVHWM, NEWEST_MESSAGES if newest else SUBSCRIBER_MESSAGES)
+            self._socket.set(zmq.RCVBUF, KERNEL_BYTES)
+            self._socket.set(zmq.MAXMSGSIZE, 2 * MAX_BYTES)
+            if curve is not None:
+                self._socket.curve_publickey, self._socket.curve_secretkey = _secret(curve.secret)
+                self._socket.curve_serverkey = _public(curve.server)
+            for prefix in topics:
+                self._socket.subscribe(prefix)
+            for endpoint in named:
+                _connect(self._socket, endpoint)
+        except BaseException:
+            self._context.destroy(0)
+            raise
+
+    def receive(self, timeout_s: float | None = None) -> Message | None:
+        """The next message; None when `timeout_s` seconds have passed, or after `close`.
+
+        Raises WireError when the next message is rubbish; the one after it can be asked for as usual.
+        """
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self._socket.closed:
+            if (message := self._take()) is not None:
+                return message
+            left_ms = None if end is None else max(0, round((end - time.monotonic()) * 1000))
+            if not self._socket.poll(left_ms) and left_ms is not None:
+                return None
+        return None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Message:
+        message = self.receive()
+        if message is None:
+            raise StopIteration
+        return message
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        while not self._socket.closed:
+            if (message := self._take()) is not None:
+                return message
+            await self._readable()
+        raise StopAsyncIteration
+
+    def close(self) -> None:
+        """Leave; iterations end."""
+        self._unwatch()
+        self._context.destroy(0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take(self) -> Message | None:
+        if not self._newest:
+            parts = self._parts()
+            return None if parts is None else decode(*parts)
+        self._drain()
+        if not self._pending:
+            return None
+        head = next(iter(self._pending))
+        return decode(head, self._pending.pop(head))
+
+    def _drain(self) -> None:
+        """Everything that has arrived into `_pending`; a topic that waits there keeps its turn."""
+        count = 0
+        while True:
+            parts = self._parts()
+            if parts is None:
+                # A queue that was full has older messages behind it, on their way here: wait for those too.
+                if count < NEWEST_MESSAGES or not self._socket.poll(SETTLE_MS):
+                    return
+                continue
+            count += 1
+            self._pending[parts[0]] = parts[1]
+            if len(self._pending) > NEWEST_TOPICS:
+                del self._pending[next(iter(self._pending))]
+            if count == 2 * NEWEST_MESSAGES:
+                return
+
+    def _parts(self) -> tuple[bytes, bytes] | None:
+        try:
+            parts = self._socket.recv_multipart(zmq.DONTWAIT)
+        except zmq.Again:
+            return None
+        return parts[0], parts[1] if len(parts) == 2 else b""
+
+    async def _readable(self) -> None:
+        # The descriptor only says that something happened. `_take` has found nothing, so whatever happens
+        # next makes it readable; `_take` then looks again.
+        watch = asyncio.get_running_loop(), int(self._socket.get(zmq.FD)), asyncio.Event()
+        loop, descriptor, happened = self._watch = watch
+        loop.add_reader(descriptor, happened.set)
+        try:
+            await happened.wait()
+        finally:
+            self._unwatch()
+
+    def _unwatch(self) -> None:
+        if self._watch is not None:
+            loop, descriptor, happened = self._watch
+            self._watch = None
+            loop.remove_reader(descriptor)
+            happened.set()
+
+
+def _socket(context: "zmq.Context[zmq.Socket[bytes]]", kind: int, *endpoints: str) -> "zmq.Socket[bytes]":
+    made = context.socket(kind)
+    made.set(zmq.TCP_KEEPALIVE, 1)
+    made.set(zmq.TCP_KEEPALIVE_IDLE, 30)
+    made.set(zmq.IPV6, int(any("[" in endpoint for endpoint in endpoints)))
+    return made
+
+
+def _bindable(endpoint: str, *, secured: bool) -> str:
+    """`endpoint` as ZeroMQ binds it. Raises FeedError where it is none, or where it may not be bound."""
+    if endpoint.startswith("ipc://") and len(endpoint) > len("ipc://"):
+        return endpoint
+    match = _TCP.fullmatch(endpoint)
+    if match is None:
+        raise FeedError(f"{endpoint} is not an endpoint: write tcp://ADDRESS:PORT or ipc://PATH.")
+    host, port = match.groups()
+    if host == "localhost":
+        return f"tcp://127.0.0.1:{port}"
+    if not secured and not _is_loopback(host):
+        raise FeedError(
+            f"{endpoint} can be reached from other machines: bind {DEFAULT_ENDPOINT}, or give CURVE keys and "
+            "a list of who may listen (see realtime/README.md)."
+        )
+    return endpoint
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _bind(socket: "zmq.Socket[bytes]", endpoint: str) -> None:
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise FeedError(
+                f"{endpoint} is in use, perhaps by another run: end that one, or name another with --bind."
+            ) from error
+        raise FeedError(f"{endpoint} cannot be bound: {error.strerror}.") from error
+
+
+def _connect(socket: "zmq.Socket[bytes]", endpoint: str) -> None:
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        raise FeedError(f"{endpoint} is not an endpoint: write tcp://ADDRESS:PORT or ipc://PATH.") from error
+
+
+def _secret(path: Path) -> tuple[bytes, bytes]:
+    public, secret = _certificate(path)
+    if secret is None:
+        raise FeedError(f"{path} holds no secret key: name the .key_secret file.")
+    return public, secret
+
+
+def _public(path: Path) -> bytes:
+    return _certificate(path)[0]
+
+
+def _certificate(path: Path) -> tuple[bytes, bytes | None]:
+    try:
+        return zmq.auth.load_certificate(path)
+    except (OSError, ValueError) as error:
+        raise FeedError(f"{path} cannot be used as a CURVE key file: {error}.") from error

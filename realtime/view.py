@@ -1,0 +1,193 @@
+"""The live view for a person at a terminal: scores as bars, rates, latency, drops, what is missing.
+
+It takes decoded messages and the time as an argument, and knows nothing about sockets, workers or the model.
+Data leaves it on the screen. Where the output is no terminal, `line` gives one plain line a message.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from realtime.wire import HEADS, Emotion, Message, Status
+
+REDRAW_NS = 100_000_000
+MOST_STREAMS = 8
+_WIDTH = 84
+_LEAD_CELLS = 28
+_HEAD_CELLS = 9
+_FAINT = "bright_black"
+_STATE_STYLE = {"starting": _FAINT, "running": "green", "degraded": "yellow", "ended": _FAINT}
+
+
+@dataclass(slots=True)
+class _Stream:
+    emotion: Emotion | None = None
+    status: Status | None = None
+
+
+class View:
+    """Redraws at most ten times a second; `show` is to be called with every message.
+
+    Holds the newest emotion and status of at most `MOST_STREAMS` streams; further streams are not shown.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._streams: dict[str, _Stream] = {}
+        self._drawn_ns: int | None = None
+        self._live = Live(self.render(), console=self._console, auto_refresh=False)
+
+    @staticmethod
+    def wanted() -> bool:
+        """True when stdout is a terminal that can redraw."""
+        return sys.stdout.isatty() and not Console().is_dumb_terminal
+
+    def show(self, message: Message, now_ns: int) -> None:
+        """Take in one message; draw, unless that was less than `REDRAW_NS` ago."""
+        if message.stream not in self._streams and len(self._streams) == MOST_STREAMS:
+            return
+        held = self._streams.setdefault(message.stream, _Stream())
+        if isinstance(message, Emotion):
+            held.emotion = message
+        else:
+            held.status = message
+        if self._drawn_ns is None or now_ns - self._drawn_ns >= REDRAW_NS:
+            self._drawn_ns = now_ns
+            self._live.update(self.render(), refresh=True)
+
+    def say(self, text: str) -> None:
+        """A line for the person, above the view."""
+        self._console.print(Text(_safe(text)))
+
+    def render(self) -> RenderableType:
+        """What is on the screen now."""
+        if not self._streams:
+            return Text("Waiting for the first scores ...", style="dim")
+        width = min(self._console.width, _WIDTH)
+        return Group(*(_panel(name, held, width) for name, held in self._streams.items()))
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.update(self.render(), refresh=True)
+        self._live.stop()
+
+
+def line(message: Message) -> str:
+    """One plain line for pipes and logs."""
+    if isinstance(message, Status):
+        condition = "  ".join(text for text, _ in _condition(message))
+        return _safe(f"{message.stream}  {message.state}  {condition}")
+    top = "-" if message.top is None else f"{message.top} {message.scores[message.top]:.2f}"
+    total = message.latency_ms.get("total")
+    late = "" if total is None else f"  {total:.0f} ms"
+    return _safe(
+        f"{message.stream}  {message.t_ns / 1e9:.3f} s  {top}  seen {message.valid['video']:.0%}"
+        f"  heard {message.valid['audio']:.0%}{late}"
+    )
+
+
+def _panel(name: str, held: _Stream, width: int) -> Panel:
+    rows: list[RenderableType] = []
+    if held.emotion is not None:
+        rows += [_scores(held.emotion, width), Text(), _senses(held.emotion, held.status)]
+    if held.status is not None:
+        rows += [
+            _joined(_condition(held.status)),
+            _joined([(text, _FAINT) for text in _sources(held.status)]),
+        ]
+    state = held.status.state if held.status is not None else "running"
+    top = held.emotion.top if held.emotion is not None else None
+    return Panel(
+        Group(*rows),
+        title=Text.assemble((name, "bold"), "  ", (_safe(top or "-"), "cyan" if top else _FAINT)),
+        title_align="left",
+        subtitle=Text(state, style=_STATE_STYLE[state]),
+        subtitle_align="right",
+        border_style=_FAINT,
+        width=width,
+    )
+
+
+def _scores(emotion: Emotion, width: int) -> Table:
+    """A row a label: the leading head's bar and number, then a small bar for each head, where there is room."""
+    heads = HEADS if width == _WIDTH else ()
+    silent = emotion.top is None
+    table = Table(box=None, padding=(0, 1), show_header=bool(heads), header_style=_FAINT)
+    table.add_column("")
+    table.add_column("", width=_LEAD_CELLS if heads else max(4, width - 24))
+    table.add_column("", justify="right", width=4)
+    for head in heads:
+        leads = emotion.heads[head] == emotion.scores
+        table.add_column(Text(head, style="bold" if leads else ""), width=_HEAD_CELLS)
+    for label in emotion.labels:
+        score = emotion.scores[label]
+        style = _FAINT if silent else "cyan" if label == emotion.top else "default"
+        small = (_bar(emotion.heads[head][label], _HEAD_CELLS, style) for head in heads)
+        number = Text(f"{score:.0%}", style=style)
+        table.add_row(Text(_safe(label), style=style), _bar(score, None, style), number, *small)
+    return table
+
+
+def _bar(share: float, cells: int | None, style: str) -> ProgressBar:
+    return ProgressBar(
+        total=1, completed=share, width=cells, style="grey23", complete_style=style, finished_style=style
+    )
+
+
+def _senses(emotion: Emotion, status: Status | None) -> Text:
+    parts = [
+        (f"{verb} {emotion.valid[kind]:.0%}", "" if emotion.valid[kind] >= 0.5 else "yellow")
+        for verb, kind in (("seen", "video"), ("heard", "audio"))
+    ]
+    if emotion.track >= 0:
+        parts.append((f"face {emotion.track}", ""))
+    if "total" in emotion.latency_ms:
+        parts.append((f"{emotion.latency_ms['total']:.0f} ms old when sent", ""))
+    if status is None:
+        parts.append((f"model {emotion.model}", _FAINT))
+    return _joined(parts)
+
+
+def _condition(status: Status) -> list[tuple[str, str]]:
+    """Rates, latency and losses as (text, style)."""
+    parts = [(f"{status.fps['camera']:.0f} pictures/s", ""), (f"{status.fps['scores']:.1f} scores/s", "")]
+    if status.latency_ms:
+        figures = " ".join(f"{name} {ms:.0f}" for name, ms in status.latency_ms.items())
+        parts.append((f"latency ms {figures}", ""))
+    dropped = {cause: count for cause, count in status.drops.items() if count}
+    figures = ", ".join(f"{cause} {count}" for cause, count in dropped.items())
+    parts.append((f"dropped: {figures}" if dropped else "nothing dropped", "yellow" if dropped else ""))
+    restarted = ", ".join(f"{worker} {count}" for worker, count in status.restarts.items() if count)
+    if restarted:
+        parts.append((f"restarted: {restarted}", "yellow"))
+    if status.missing:
+        parts.append((f"missing: {', '.join(status.missing)}", "bold yellow"))
+    return parts
+
+
+def _sources(status: Status) -> list[str]:
+    named = [status.source["camera"] or "no camera", status.source["microphone"] or "no microphone"]
+    if status.engine:
+        named.append(status.engine)
+    if status.cpu:
+        named.append(f"{sum(status.cpu.values()):.2f} cores")
+    return named
+
+
+def _joined(parts: list[tuple[str, str]]) -> Text:
+    return Text(" · ").join(Text(_safe(text), style=style) for text, style in parts)
+
+
+def _safe(text: str) -> str:
+    """Text from outside without what would steer a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
