@@ -1,0 +1,211 @@
+"""What a run is asked to do: flags, a TOML file, and the exit statuses.
+
+It knows nothing about devices or processes: whether a camera exists is found out by opening it. Data leaves
+it as one frozen `Config`.
+"""
+
+import argparse
+import difflib
+import enum
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from engine.errors import De3Error
+
+ENGINES = ("auto", "onnx", "openvino")
+DEFAULT_BIND = "tcp://127.0.0.1:5560"
+
+
+class Exit(enum.IntEnum):
+    """The exit statuses of `python -m realtime.run`; the one place where they are defined.
+
+    OK: the media ended, the duration is over, or Ctrl-C.
+    USAGE: a flag or the configuration is wrong, or there is no such camera or microphone.
+    SOURCE: a camera, microphone, file or stream could not be opened or broke.
+    DYING: a worker keeps dying (more than five restarts in a minute).
+    BUNDLE: the bundle or its engine cannot be used.
+    OUTPUT: the file of --out could not be written.
+    """
+
+    OK = 0
+    USAGE = 2
+    SOURCE = 3
+    DYING = 4
+    BUNDLE = 5
+    OUTPUT = 6
+
+
+class UsageError(De3Error):
+    """A flag or a key of the configuration file is wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """One run. Each field is a flag of the same name, and a key of the TOML file.
+
+    camera: number, name, URL, file, "demo" or "none"; None: the first camera, else the demo.
+    mic: number, name, file, "default" or "none"; None: the sound of `camera` where that is a file, a URL or
+        the demo, else the default microphone where there is one.
+    rate: scores a second. max_wait: milliseconds that a window waits for late data.
+    duration: seconds; None: until the media ends or Ctrl-C.
+    """
+
+    camera: str | None = None
+    mic: str | None = None
+    rate: float = 5.0
+    max_wait: float = 80.0
+    bundle: Path | None = None
+    engine: str = "auto"
+    bind: str = DEFAULT_BIND
+    stream: str = "main"
+    pace: bool = True
+    duration: float | None = None
+    out: Path | None = None
+    face_model: Path | None = None
+    offline: bool = False
+    log_json: bool = False
+    debug: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 100:
+            raise UsageError(
+                f"--rate must lie above 0 and at most at 100 scores a second, not {self.rate:g}."
+            )
+        if not 0 <= self.max_wait <= 10_000:
+            raise UsageError(f"--max-wait must lie between 0 and 10000 milliseconds, not {self.max_wait:g}.")
+        if self.duration is not None and not 0 < self.duration <= 1e8:
+            raise UsageError(f"--duration must be above 0 seconds, not {self.duration:g}.")
+        if self.engine not in ENGINES:
+            raise UsageError(f"--engine must be one of {', '.join(ENGINES)}, not {self.engine!r}.")
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.stream):
+            raise UsageError(f"--stream takes 1 to 64 of A-Z a-z 0-9 . _ and -, not {self.stream!r}.")
+        if self.out is not None and self.out.suffix not in (".jsonl", ".csv"):
+            raise UsageError(f"--out must end in .jsonl or .csv, not {self.out.name!r}.")
+        if self.camera == "none" and self.mic == "none":
+            raise UsageError("With --camera none and --mic none there is nothing to look at or listen to.")
+        if not self.pace:
+            self._check_no_pace()
+
+    @property
+    def rate_hz(self) -> Fraction:
+        """Scores a second, exactly as written in decimals."""
+        return Fraction(str(self.rate))
+
+    def _check_no_pace(self) -> None:
+        for flag, spec in (("--camera", self.camera), ("--mic", self.mic)):
+            if spec not in (None, "none", "demo") and not Path(str(spec)).is_file():
+                raise UsageError(f"--no-pace takes media files (or the demo); {flag} {spec} is not a file.")
+        if self.camera in (None, "none") and self.mic in (None, "none"):
+            raise UsageError("--no-pace takes media files: name one with --camera or --mic.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m realtime.run`."""
+    made = argparse.ArgumentParser(
+        prog="python -m realtime.run",
+        description="Emotion scores from a face and a voice, on a ZeroMQ feed. Without flags: the first "
+        "camera and the default microphone, or the demo where there is no camera.",
+        epilog="Exit statuses: " + ", ".join(f"{code.value} {_MEANING[code]}" for code in Exit) + ".",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("--camera", metavar="INDEX|NAME|URL|FILE|demo|none", help="what to look at")
+    mic_help = "what to listen to (of a file: its own sound)"
+    add("--mic", nargs="?", const="default", metavar="INDEX|NAME|FILE|default|none", help=mic_help)
+    add("--list-devices", action="store_true", help="list cameras and microphones, and end")
+    add("--rate", type=float, metavar="HZ", help="scores a second (5)")
+    add("--max-wait", type=float, metavar="MS", help="how long a window waits for late data (80)")
+    add("--bundle", type=Path, metavar="DIR", help="the trained model (the bundled one)")
+    add("--engine", choices=ENGINES, help="what runs the model (auto)")
+    add("--bind", metavar="ENDPOINT", help=f"where the feed is published ({DEFAULT_BIND})")
+    add("--stream", metavar="NAME", help="the stream's name on the feed (main)")
+    add("--no-pace", action="store_false", dest="pace", help="files: as fast as possible, nothing dropped")
+    add("--duration", type=float, metavar="S", help="end after so many seconds")
+    add("--out", type=Path, metavar="FILE.jsonl|FILE.csv", help="write every emotion message here too")
+    add("--face-model", type=Path, metavar="FILE", help="YuNet's ONNX file, instead of the one fetched once")
+    add("--offline", action="store_true", help="never try to fetch anything")
+    add("--config", type=Path, metavar="FILE.toml", help="the same keys as these flags; flags win")
+    add("--log-json", action="store_true", help="log lines as JSON")
+    add("--debug", action="store_true", help="show stack traces")
+    add("--version", action="store_true", help="show the version, and end")
+    return made
+
+
+_MEANING = {
+    Exit.OK: "ended in good order",
+    Exit.USAGE: "wrong usage, or no such camera or microphone",
+    Exit.SOURCE: "a source failed",
+    Exit.DYING: "a worker keeps dying",
+    Exit.BUNDLE: "the bundle cannot be used",
+    Exit.OUTPUT: "the output file cannot be written",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """The command line as read: what to do instead of a run, or the run's configuration."""
+
+    list_devices: bool
+    version: bool
+    config: Config
+
+
+def read_command(arguments: Sequence[str]) -> Command:
+    """Flags over the TOML file over the defaults.
+
+    Raises UsageError; argparse itself ends the program with status 2 on an unknown flag.
+    """
+    given = vars(parser().parse_args(arguments))
+    list_devices, version = given.pop("list_devices", False), given.pop("version", False)
+    path = given.pop("config", None)
+    if list_devices or version:
+        return Command(list_devices, version, Config())
+    merged = (read_toml(path) if path is not None else {}) | given
+    return Command(False, False, Config(**merged))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The fields of `Config` that the file sets. Raises UsageError where a key or a value is wrong."""
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}.") from error
+    return _fields(table, str(path))
+
+
+def _fields(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    keys = {field.name.replace("_", "-"): field.name for field in fields(Config) if field.name != "pace"}
+    keys["no-pace"] = "pace"
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        name = keys.get(key.replace("_", "-"))
+        if name is None:
+            near = difflib.get_close_matches(key, keys, n=1, cutoff=0)
+            raise UsageError(f"{where}: unknown key {key!r}; did you mean {near[0]!r}?")
+        found[name] = _value(name, value, f"{where}: {key}")
+    return found
+
+
+def _value(name: str, value: Any, where: str) -> Any:
+    if name in ("pace", "offline", "log_json", "debug"):
+        if not isinstance(value, bool):
+            raise UsageError(f"{where} must be true or false, not {value!r}.")
+        return not value if name == "pace" else value
+    if name in ("rate", "max_wait", "duration"):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UsageError(f"{where} must be a number, not {value!r}.")
+        return float(value)
+    if name in ("camera", "mic") and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise UsageError(f"{where} must be a string, not {value!r}.")
+    return Path(value) if name in ("bundle", "out", "face_model") else value

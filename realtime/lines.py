@@ -1,0 +1,41 @@
+"""Lines for the user: what a run says in words, on a terminal, in a pipe, or as JSON for a log collector.
+
+It knows nothing about what happens; others say it. Data leaves it on stdout, warnings and errors on stderr.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Lines:
+    """Writes one line at a time. `above`: prints a line above a live view instead, while there is one."""
+
+    as_json: bool = False
+    above: Callable[[str], None] | None = None
+
+    def info(self, text: str, **facts: object) -> None:
+        """What happens as it should. `facts` go into the JSON beside the text."""
+        self._write("info", text, facts)
+
+    def warning(self, text: str, **facts: object) -> None:
+        """What the run survives."""
+        self._write("warning", text, facts)
+
+    def error(self, text: str, **facts: object) -> None:
+        """Why the run ends."""
+        self._write("error", text, facts)
+
+    def _write(self, level: str, text: str, facts: dict[str, object]) -> None:
+        if self.as_json:
+            line = json.dumps({"t_unix_ns": time.time_ns(), "level": level, "text": text} | facts)
+        else:
+            line = text if level == "info" else f"{level}: {text}"
+        if self.above is not None and not self.as_json:
+            self.above(line)
+            return
+        stream = sys.stdout if level == "info" else sys.stderr
+        print(line, file=stream, flush=True)
