@@ -19,8 +19,8 @@ from realtime.wire import HEADS, Emotion, Message, Status
 
 REDRAW_NS = 100_000_000
 MOST_STREAMS = 8
-_WIDTH = 84
-_LEAD_CELLS = 28
+_WIDTH = 80
+_LEAD_CELLS = 22
 _HEAD_CELLS = 9
 _FAINT = "bright_black"
 _STATE_STYLE = {"starting": _FAINT, "running": "green", "degraded": "yellow", "ended": _FAINT}
@@ -85,7 +85,7 @@ class View:
 def line(message: Message) -> str:
     """One plain line for pipes and logs."""
     if isinstance(message, Status):
-        condition = "  ".join(text for text, _ in _condition(message))
+        condition = "  ".join(text for text, _ in _rates(message) + _troubles(message))
         return _safe(f"{message.stream}  {message.state}  {condition}")
     top = "-" if message.top is None else f"{message.top} {message.scores[message.top]:.2f}"
     total = message.latency_ms.get("total")
@@ -101,10 +101,8 @@ def _panel(name: str, held: _Stream, width: int) -> Panel:
     if held.emotion is not None:
         rows += [_scores(held.emotion, width), Text(), _senses(held.emotion, held.status)]
     if held.status is not None:
-        rows += [
-            _joined(_condition(held.status)),
-            _joined([(text, _FAINT) for text in _sources(held.status)]),
-        ]
+        rows += [_joined(parts) for parts in (_rates(held.status), _troubles(held.status)) if parts]
+        rows.append(_joined([(text, _FAINT) for text in _sources(held.status)]))
     state = held.status.state if held.status is not None else "running"
     top = held.emotion.top if held.emotion is not None else None
     return Panel(
@@ -119,7 +117,7 @@ def _panel(name: str, held: _Stream, width: int) -> Panel:
 
 
 def _scores(emotion: Emotion, width: int) -> Table:
-    """A row a label: the leading head's bar and number, then a small bar for each head, where there is room."""
+    """A row a label: the leading head's bar and number, then a small bar a head where there is room."""
     heads = HEADS if width == _WIDTH else ()
     silent = emotion.top is None
     table = Table(box=None, padding=(0, 1), show_header=bool(heads), header_style=_FAINT)
@@ -152,26 +150,30 @@ def _senses(emotion: Emotion, status: Status | None) -> Text:
     if emotion.track >= 0:
         parts.append((f"face {emotion.track}", ""))
     if "total" in emotion.latency_ms:
-        parts.append((f"{emotion.latency_ms['total']:.0f} ms old when sent", ""))
+        parts.append((f"{emotion.latency_ms['total']:.0f} ms late", ""))
     if status is None:
         parts.append((f"model {emotion.model}", _FAINT))
     return _joined(parts)
 
 
-def _condition(status: Status) -> list[tuple[str, str]]:
-    """Rates, latency and losses as (text, style)."""
+def _rates(status: Status) -> list[tuple[str, str]]:
     parts = [(f"{status.fps['camera']:.0f} pictures/s", ""), (f"{status.fps['scores']:.1f} scores/s", "")]
     if status.latency_ms:
-        figures = " ".join(f"{name} {ms:.0f}" for name, ms in status.latency_ms.items())
-        parts.append((f"latency ms {figures}", ""))
-    dropped = {cause: count for cause, count in status.drops.items() if count}
-    figures = ", ".join(f"{cause} {count}" for cause, count in dropped.items())
-    parts.append((f"dropped: {figures}" if dropped else "nothing dropped", "yellow" if dropped else ""))
-    restarted = ", ".join(f"{worker} {count}" for worker, count in status.restarts.items() if count)
-    if restarted:
-        parts.append((f"restarted: {restarted}", "yellow"))
-    if status.missing:
-        parts.append((f"missing: {', '.join(status.missing)}", "bold yellow"))
+        parts.append(
+            ("latency " + " ".join(f"{name} {ms:.0f}" for name, ms in status.latency_ms.items()), "")
+        )
+    if not any(status.drops.values()):
+        parts.append(("nothing dropped", ""))
+    return parts
+
+
+def _troubles(status: Status) -> list[tuple[str, str]]:
+    """What is lost, dead or missing; empty on a good day."""
+    parts = [(f"missing: {', '.join(status.missing)}", "bold yellow")] if status.missing else []
+    for verb, counts in (("dropped", status.drops), ("restarted", status.restarts)):
+        if any(counts.values()):
+            figures = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+            parts.append((f"{verb}: {figures}", "yellow"))
     return parts
 
 
