@@ -1,0 +1,187 @@
+"""The still faces that moving faces borrow: FERPlus and LFW, enlarged, with the five points YuNet finds.
+
+`load` reads the sets, chooses clear stills, finds the points once and keeps them in a cache file. Knows
+nothing of motion or sound. Stills leave it as a `Bank`.
+"""
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.signals.align import TEMPLATE
+from trainer.face_mesh import similarities
+from trainer.labels import LABELS
+
+UInt8 = NDArray[np.uint8]
+
+MOST_OF_A_LABEL = 1500
+CLEAR_SHARE = 0.5
+OTHER_VOTES = ("contempt", "unknown", "no_face")
+TILE = 48
+BORDER = 40
+ENLARGE = {"ferplus": 4, "lfw": 2}
+CONFIDENT = 0.6
+MOST_RESIDUAL_PX = 4.0  # at crop scale; profiles and odd finds lie further from the template
+MODEL = Path("yunet") / "face_detection_yunet_2023mar.onnx"
+HELD_INITIALS = frozenset("JM")  # LFW people whose first names start so move only in dev and test clips
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Bank:
+    """Stills of one split in which a face was found.
+
+    pictures: (H, W) uint8, grey, as read.
+    corpora: (N,) str, "ferplus" or "lfw".
+    names: (N,) str, unique within a set.
+    people: (N,) str, who is shown; empty where nobody knows.
+    labels: (N,) int64, positions in `LABELS`, by the majority of the raters.
+    points: (N, 5, 2) float32, in the enlarged picture.
+    """
+
+    pictures: list[UInt8]
+    corpora: NDArray[np.str_]
+    names: NDArray[np.str_]
+    people: NDArray[np.str_]
+    labels: NDArray[np.int64]
+    points: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def picture(self, index: int) -> UInt8:
+        """(H, W) uint8, the enlarged still in which `points` lie."""
+        factor = ENLARGE[str(self.corpora[index])]
+        return np.asarray(
+            cv2.resize(self.pictures[index], None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC),
+            np.uint8,
+        )
+
+    def of_label(self, label: int) -> NDArray[np.int64]:
+        """Positions of the stills with this label."""
+        return np.flatnonzero(self.labels == label)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Row:
+    picture: UInt8
+    corpus: str
+    name: str
+    person: str
+    label: int
+
+
+def _enlarged(picture: UInt8, factor: int) -> UInt8:
+    """The still `factor` times as large, with a replicated border that gives the finder room."""
+    large = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    return np.asarray(cv2.copyMakeBorder(large, *[BORDER] * 4, cv2.BORDER_REPLICATE), np.uint8)
+
+
+def load(root: Path, split: str, cache: Path, progress: Callable[[int, int], None] | None = None) -> Bank:
+    """The stills of "train" or "dev" under `root` (`ferplus`, `lfw_expressions`, `yunet`).
+
+    cache: folder for the found points, made where absent. progress is called with (done, all).
+    Raises FileNotFoundError where a set is missing.
+    """
+    rows = _ferplus(root / "ferplus", split) + _lfw(root / "lfw_expressions", split)
+    kept = cache / f"face_points_{split}.npz"
+    names = np.array([row.name for row in rows])
+    points = None
+    if kept.is_file():
+        with np.load(kept) as table:
+            points = table["points"] if np.array_equal(table["names"], names) else None
+    if points is None:
+        points = _find(rows, root / MODEL, progress)
+        cache.mkdir(parents=True, exist_ok=True)
+        part = kept.with_suffix(".part.npz")
+        np.savez(part, points=points, names=names)
+        part.replace(kept)
+    found = np.flatnonzero(_frontal(points))
+    rows = [rows[index] for index in found]
+    return Bank(
+        pictures=[row.picture for row in rows],
+        corpora=np.array([row.corpus for row in rows]),
+        names=np.array([row.name for row in rows]),
+        people=np.array([row.person for row in rows]),
+        labels=np.array([row.label for row in rows], np.int64),
+        points=points[found] - BORDER,
+    )
+
+
+def _ferplus(folder: Path, split: str) -> list[_Row]:
+    chosen: dict[int, list[tuple[str, int, str]]] = {index: [] for index in range(len(LABELS))}
+    with (folder / "index.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            votes = np.array([int(row[label]) for label in LABELS])
+            others = sum(int(row[name]) for name in OTHER_VOTES)
+            best = int(votes.argmax())
+            if row["split"] != split or votes[best] < CLEAR_SHARE * (votes.sum() + others):
+                continue
+            chosen[best].append((row["sheet"], int(row["tile"]), row["fer2013_row"]))
+    rows = []
+    sheets: dict[str, UInt8] = {}
+    for label, found in chosen.items():
+        order = np.random.default_rng(label).permutation(len(found))[:MOST_OF_A_LABEL]
+        for sheet, tile, name in (found[index] for index in sorted(order)):
+            if sheet not in sheets:
+                sheets[sheet] = _grey(folder / sheet)
+            top, left = (TILE * n for n in divmod(tile, 32))
+            picture = sheets[sheet][top : top + TILE, left : left + TILE].copy()
+            rows.append(
+                _Row(picture=picture, corpus="ferplus", name=f"ferplus/{name}", person="", label=label)
+            )
+    return rows
+
+
+def _lfw(folder: Path, split: str) -> list[_Row]:
+    rows = []
+    with (folder / "labels.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            path = folder / "images" / row["image"]
+            person = path.stem.rpartition("_")[0]
+            held = path.stem[:1] in HELD_INITIALS
+            if row["label"] not in LABELS or not path.is_file() or held != (split == "dev"):
+                continue
+            label = LABELS.index(row["label"])
+            rows.append(
+                _Row(picture=_grey(path), corpus="lfw", name=f"lfw/{path.stem}", person=person, label=label)
+            )
+    return rows
+
+
+def _find(rows: list[_Row], model: Path, progress: Callable[[int, int], None] | None) -> NDArray[np.float32]:
+    """(N, 5, 2) float32: the points of the face nearest to each still's middle, NaN where there is none."""
+    if not model.is_file():
+        raise FileNotFoundError(f"{model} is missing; it finds the faces of the stills.")
+    finder = cv2.FaceDetectorYN.create(str(model), "", (320, 320), CONFIDENT)
+    points = np.full((len(rows), 5, 2), np.nan, np.float32)
+    for index, row in enumerate(rows):
+        large = _enlarged(row.picture, ENLARGE[row.corpus])
+        finder.setInputSize(large.shape[::-1])
+        _, faces = finder.detect(cv2.cvtColor(large, cv2.COLOR_GRAY2BGR))
+        if faces is not None:
+            middle = faces[:, :2] + faces[:, 2:4] / 2 - np.array(large.shape[::-1]) / 2
+            points[index] = faces[np.linalg.norm(middle, axis=1).argmin(), 4:14].reshape(5, 2)
+        if progress is not None:
+            progress(index + 1, len(rows))
+    return points
+
+
+def _frontal(points: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(N,) bool: whether the five points look like a face that sees the camera. points: (N, 5, 2)."""
+    with np.errstate(invalid="ignore"):
+        to_crop = similarities(points, TEMPLATE)
+        laid = points @ to_crop[:, :, :2].transpose(0, 2, 1) + to_crop[:, None, :, 2]
+        residual = np.sqrt(((laid - TEMPLATE) ** 2).sum(-1).mean(-1))
+        return np.asarray(residual < MOST_RESIDUAL_PX)
+
+
+def _grey(path: Path) -> UInt8:
+    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if picture is None:
+        raise FileNotFoundError(f"{path} cannot be read as a picture.")
+    return np.asarray(picture, np.uint8)
