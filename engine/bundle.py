@@ -142,7 +142,7 @@ def load_bundle(path: str | Path | None = None) -> Bundle:
     except (TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{file} does not fit: {error}.") from error
     contents = _read_files(folder, manifest["files"])
-    for graph, (inputs, outputs) in _expected_ports(bundle).items():
+    for graph, inputs, outputs in _expected_ports(bundle):
         _check_graph(graph, contents[graph.name], inputs, outputs)
     return bundle
 
@@ -255,8 +255,8 @@ def _read_files(folder: Path, files: JsonMap) -> dict[str, bytes]:
 Ports = dict[str, Port]
 
 
-def _expected_ports(bundle: Bundle) -> dict[Path, tuple[Ports, Ports]]:
-    """By graph, its inputs and outputs; the first size is the batch, which must be free."""
+def _expected_ports(bundle: Bundle) -> tuple[tuple[Path, Ports, Ports], ...]:
+    """Each graph with its inputs and outputs; the first size is the batch, which must be free."""
 
     def floats(*sizes: int) -> Port:
         return Port("float32", (None, *sizes))
@@ -284,7 +284,7 @@ def _expected_ports(bundle: Bundle) -> dict[Path, tuple[Ports, Ports]]:
         },
         {"logits": floats(len(bundle.heads), labels)},
     )
-    return {bundle.frame_encoder: encoder, bundle.window_model: window_model}
+    return (bundle.frame_encoder, *encoder), (bundle.window_model, *window_model)
 
 
 def _check_graph(file: Path, data: bytes, inputs: Ports, outputs: Ports) -> None:

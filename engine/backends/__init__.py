@@ -18,7 +18,7 @@ import numpy as np
 
 from engine.backends.base import Backend, HostBackend
 from engine.bundle import Bundle
-from engine.cache import cache_folder
+from engine.signals.finder import cache_folder
 
 ENGINES = ("auto", "onnx", "openvino")
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}

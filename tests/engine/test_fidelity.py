@@ -1,0 +1,127 @@
+"""What every engine must keep to with every bundle (design, section 8)."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engine.backends import choose
+from engine.backends.base import HostBackend
+from engine.bundle import Bundle
+from engine.recognizer import softmax
+from engine.types import Float32
+
+Arrays = dict[str, NDArray[np.generic]]
+
+
+@pytest.fixture
+def samples(any_bundle: Bundle) -> Arrays:
+    with np.load(any_bundle.parity, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored}
+
+
+@pytest.fixture
+def windows(samples: Arrays) -> Arrays:
+    """The parity windows with everything seen and heard."""
+    inputs = {
+        key.removeprefix("window_"): value for key, value in samples.items() if key.startswith("window_")
+    }
+    for mask in ("video_mask", "audio_mask"):
+        inputs[mask] = np.ones_like(inputs[mask])
+    return inputs
+
+
+def probabilities(logits: Float32) -> Float32:
+    return np.stack([[softmax(head) for head in heads] for heads in logits])
+
+
+def rubbish(like: NDArray[np.generic], seed: int = 0) -> Float32:
+    noise = np.random.default_rng(seed).standard_normal(like.shape) * 100
+    return noise.astype(np.float32)
+
+
+def test_it_agrees_with_the_network_that_was_trained(backend: HostBackend, samples: Arrays) -> None:
+    v, o = backend.encode(samples["crop"], samples["flow"])
+    assert np.abs(v - samples["answer_v"]).max() < 1e-3
+    assert np.abs(o - samples["answer_o"]).max() < 1e-3
+    inputs = {
+        key.removeprefix("window_"): value for key, value in samples.items() if key.startswith("window_")
+    }
+    logits = backend.logits(inputs)
+    assert logits.dtype == np.float32
+    assert np.abs(probabilities(logits) - probabilities(samples["answer_logits"])).max() < 1e-3
+
+
+def test_engines_agree_with_each_other(any_bundle: Bundle, windows: Arrays) -> None:
+    pytest.importorskip("openvino")
+    answers = [
+        probabilities(choose(any_bundle, name).backend.logits(windows)) for name in ("onnx", "openvino")
+    ]
+    assert np.abs(answers[0] - answers[1]).max() < 1e-3
+
+
+def test_a_batch_equals_its_rows_alone(backend: HostBackend, windows: Arrays) -> None:
+    batch = backend.logits(windows)
+    rows = [
+        backend.logits({key: value[i : i + 1] for key, value in windows.items()}) for i in range(len(batch))
+    ]
+    assert np.abs(batch - np.concatenate(rows)).max() < 1e-4
+
+
+@pytest.mark.parametrize("names", [("v", "o"), ("mel",)])
+def test_the_order_of_time_matters(backend: HostBackend, windows: Arrays, names: tuple[str, ...]) -> None:
+    straight = probabilities(backend.logits(windows))
+    backward = {**windows, **{name: windows[name][:, ::-1].copy() for name in names}}
+    shuffle = np.random.default_rng(1).permutation(windows[names[0]].shape[1])
+    mixed = {**windows, **{name: windows[name][:, shuffle] for name in names}}
+    for other in (backward, mixed):
+        assert np.abs(probabilities(backend.logits(other)) - straight).max() > 1e-4
+
+
+@pytest.mark.parametrize("filling", ["noise", "nan"])
+def test_what_is_behind_a_mask_changes_no_bit(backend: HostBackend, windows: Arrays, filling: str) -> None:
+    rng = np.random.default_rng(2)
+    inputs = dict(windows)
+    for mask in ("video_mask", "audio_mask"):
+        inputs[mask] = rng.random(windows[mask].shape) < 0.6
+    spoilt = dict(inputs)
+    for name, mask in (("v", "video_mask"), ("o", "video_mask"), ("mel", "audio_mask")):
+        filler = rubbish(inputs[name]) if filling == "noise" else np.float32(np.nan)
+        spoilt[name] = np.where(inputs[mask][..., None], inputs[name], filler)
+    assert np.array_equal(backend.logits(inputs), backend.logits(spoilt))
+
+
+@pytest.mark.parametrize(
+    ("mask", "branch"),
+    [
+        ("video_mask", ("v", "o", "face_baseline", "face_weight")),
+        ("audio_mask", ("mel", "voice_baseline", "voice_weight")),
+    ],
+)
+def test_an_absent_sense_has_no_say(
+    backend: HostBackend, windows: Arrays, mask: str, branch: tuple[str, ...]
+) -> None:
+    absent = {**windows, mask: np.zeros_like(windows[mask])}
+    removed = {**absent, **{name: np.zeros_like(windows[name]) for name in branch}}
+    other = {**absent, **{name: rubbish(windows[name]) for name in branch}}
+    logits = backend.logits(absent)
+    assert np.isfinite(logits).all()
+    assert np.array_equal(logits, backend.logits(removed))
+    assert np.array_equal(logits, backend.logits(other))
+    assert np.abs(probabilities(logits) - probabilities(backend.logits(windows))).max() > 1e-3
+
+
+def test_with_nothing_seen_or_heard_everything_is_finite(backend: HostBackend, windows: Arrays) -> None:
+    nothing = {**windows, **{m: np.zeros_like(windows[m]) for m in ("video_mask", "audio_mask")}}
+    logits = backend.logits(nothing)
+    assert np.isfinite(logits).all()
+    assert np.abs(logits - logits[:1]).max() < 1e-4
+
+
+def test_the_baselines_are_listened_to(backend: HostBackend, windows: Arrays) -> None:
+    straight = probabilities(
+        backend.logits({**windows, "face_weight": np.full(len(windows["v"]), 0.9, np.float32)})
+    )
+    for name in ("face_baseline", "voice_baseline"):
+        weight = f"{name.split('_')[0]}_weight"
+        other = {**windows, weight: np.full(len(windows["v"]), 0.9, np.float32), name: windows[name] + 1}
+        assert np.abs(probabilities(backend.logits(other)) - straight).max() > 1e-4
