@@ -38,6 +38,7 @@ CALM = 2  # counts as neutral by its sound; its face often smiles
 MAP_GAIN = 1.1
 LOUD_JAW = 0.5  # a least-squares map moves less than a mouth does; the rest is jaw, by loudness
 MOST_POSE = 0.3
+MOST_EXPRESSION = 0.3  # eye distances; faces go no further however units and patterns add up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -262,7 +263,8 @@ class MotionLibrary:
             result += np.float32(rng.uniform(0.7, 1.5)) * self._measured(rng, voice, samples, label, times_s)
         if source != "units":
             result += pattern(rng, label, loud)
-        return result
+        size = np.linalg.norm(result, axis=-1, keepdims=True)
+        return (result / np.sqrt(1 + (size / MOST_EXPRESSION) ** 2)).astype(np.float32)
 
     def _measured(
         self,
