@@ -3,6 +3,7 @@
 It knows nothing but the two graphs of a bundle. `engine.backends.base` says how data leaves it.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ class OnnxBackend(HostBackend):
 
 
 def _session(file: Path) -> Any:
+    # Official builds since 1.29 report to their maker unless told not to before they are loaded.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as raised
