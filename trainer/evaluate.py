@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from engine.bundle import load_bundle
 from engine.errors import De3Error
 from trainer.data import ravdess
 from trainer.data.clips import list_clips
@@ -139,30 +140,31 @@ def evaluate_clips(arguments: argparse.Namespace, console: Console) -> dict[str,
 
 
 def show(console: Console, title: str, heads: dict[str, dict[str, Any]], lead: str) -> None:
-    """Prints a table of heads, one of speakers, and the leading head's confusion."""
-    labels = next(iter(heads.values()))["labels"]
-    table = Table(title=title)
-    for name in ("head", "clips", "UAR", "95 % of speakers", "WAR", "ECE", *labels):
-        table.add_column(name, justify="left" if name == "head" else "right")
-    for head, s in heads.items():
-        low, high = s["interval"]
-        interval = "" if low is None else f"{low:.3f} to {high:.3f}"
-        numbers = (f"{s['uar']:.3f}", interval, f"{s['war']:.3f}", f"{s['ece']:.3f}")
-        recall = (f"{s['recall'][label]:.2f}" for label in labels)
-        table.add_row(head + (" *" if head == lead else ""), str(s["clips"]), *numbers, *recall)
+    """Prints a table of measures with a column a head, and the leading head's confusion."""
+    lead = lead if lead in heads else next(iter(heads))
+    chosen = heads[lead]
+    labels, speakers = chosen["labels"], list(chosen["speakers"])
+    table = Table(title=f"{title}: {chosen['clips']} labelled")
+    table.add_column("")
+    for head in heads:
+        table.add_column(f"{head} (leads)" if head == lead else head, justify="right")
+    table.add_row("UAR", *(f"{s['uar']:.3f}" for s in heads.values()), style="bold")
+    if len(speakers) > 1:
+        table.add_row(
+            "  95 % over speakers", *("{:.3f} to {:.3f}".format(*s["interval"]) for s in heads.values())
+        )
+    table.add_row("WAR", *(f"{s['war']:.3f}" for s in heads.values()))
+    table.add_row("ECE", *(f"{s['ece']:.3f}" for s in heads.values()), end_section=True)
+    for label in labels:
+        table.add_row(f"recall {label}", *(f"{s['recall'][label]:.2f}" for s in heads.values()))
+    table.add_section()
+    for speaker in speakers if len(speakers) > 1 else ():
+        table.add_row(f"UAR of {speaker}", *(f"{s['speakers'][speaker]['uar']:.2f}" for s in heads.values()))
     console.print(table)
-    chosen = heads.get(lead) or next(iter(heads.values()))
-    if len(chosen["speakers"]) > 1:
-        table = Table(title="UAR per speaker")
-        table.add_column("speaker")
-        for head in heads:
-            table.add_column(head, justify="right")
-        for speaker in chosen["speakers"]:
-            table.add_row(speaker, *(f"{s['speakers'][speaker]['uar']:.3f}" for s in heads.values()))
-        console.print(table)
-    table = Table(title="confusion of the leading head: rows are labels, columns answers")
-    for name in ("", *labels):
-        table.add_column(name, justify="right")
+    table = Table(title=f"answers of the {lead} head (columns) to labels (rows)")
+    table.add_column("")
+    for name in labels:
+        table.add_column(name[:9], justify="right")
     for label, row in zip(labels, chosen["confusion"], strict=True):
         table.add_row(label, *map(str, row))
     console.print(table)
@@ -171,7 +173,9 @@ def show(console: Console, title: str, heads: dict[str, dict[str, Any]], lead: s
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     console = Console(file=sys.stdout)
+    source = (arguments.clips or arguments.ravdess or arguments.stills).name
     try:
+        bundle = load_bundle(arguments.bundle)
         if arguments.stills is not None:
             report = evaluate_stills(
                 arguments.stills,
@@ -186,11 +190,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (De3Error, ValueError, OSError, av.FFmpegError) as error:
         Console(stderr=True).print(str(error), style="bold red", markup=False, highlight=False)
         return 2
-    source = arguments.clips or arguments.ravdess or arguments.stills
-    show(console, source.name, report["heads"], report["lead"])
+    report = {"source": source, "bundle": bundle.name, "digest": bundle.digest} | report
+    show(console, source, report["heads"], report["lead"])
     if "without" in report:
         names = ", ".join(report["without"]["labels"])
-        show(console, f"{source.name} without {names}", report["without"]["heads"], report["lead"])
+        show(console, f"{source} without {names}", report["without"]["heads"], report["lead"])
+    if "windows" in report:
+        shares = f"{report['valid_video']:.0%} seen, {report['valid_audio']:.0%} heard"
+        console.print(f"{report['windows']} windows; of their time {shares}.", highlight=False)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return 0

@@ -119,7 +119,8 @@ def _score_group(group: list[Take], setting: Setting) -> list[ClipScore]:
         has_video=setting.picture and any(each.has_video for each in held),
         has_audio=setting.sound and any(each.has_audio for each in held),
     )
-    scores, start_ns = [], 0
+    scores: list[ClipScore] = []
+    start_ns = 0
     try:
         for take in group:
             if scores:

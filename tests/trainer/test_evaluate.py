@@ -141,6 +141,7 @@ def test_the_command_reports_all_heads_with_and_without_a_label(
     assert main([*options, "--jobs", "1", "--json", str(file)]) == 0
     report = json.loads(file.read_text(encoding="utf-8"))
     assert set(report["heads"]) == set(HEADS)
+    assert (report["source"], report["bundle"]) == ("labels.csv", "tiny")
     assert report["heads"]["audio"]["labels"] == ["happy", "sad", "fearful"]
     assert report["without"]["heads"]["audio"]["clips"] == 4
     assert set(report["heads"]["audio"]["speakers"]) == {"s0", "s1"}
