@@ -12,10 +12,19 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Lines:
-    """Writes one line at a time. `above`: prints a line above a live view instead, while there is one."""
+    """Writes one line at a time.
+
+    detailed: `detail` writes too. above: prints a line above a live view instead, while there is one.
+    """
 
     as_json: bool = False
+    detailed: bool = False
     above: Callable[[str], None] | None = None
+
+    def detail(self, text: str, **facts: object) -> None:
+        """What only those want to know who look for a fault."""
+        if self.detailed or self.as_json:
+            self._write("debug", text, facts)
 
     def info(self, text: str, **facts: object) -> None:
         """What happens as it should. `facts` go into the JSON beside the text."""
@@ -33,9 +42,9 @@ class Lines:
         if self.as_json:
             line = json.dumps({"t_unix_ns": time.time_ns(), "level": level, "text": text} | facts)
         else:
-            line = text if level == "info" else f"{level}: {text}"
+            line = text if level in ("debug", "info") else f"{level}: {text}"
         if self.above is not None and not self.as_json:
             self.above(line)
             return
-        stream = sys.stdout if level == "info" else sys.stderr
+        stream = sys.stdout if level in ("debug", "info") else sys.stderr
         print(line, file=stream, flush=True)

@@ -47,7 +47,7 @@ def _run(config: Config) -> Exit:
         from realtime.lines import Lines
         from realtime.record import RecordError
 
-        lines = Lines(config.log_json)
+        lines = Lines(config.log_json, config.debug)
         try:
             return _run_session(config, lines, stop)
         except (UsageError, FeedError) as error:
@@ -76,7 +76,8 @@ def _run_session(config: Config, lines: "Lines", stop: threading.Event) -> Exit:
         endpoints = stack.enter_context(private_endpoints())
         session = Session(config, endpoints, Outlet(config.stream, publisher, recorder), lines, stop)
         session.spawn(parts(config))
-        lines.info(f"de3-live {_version()}: feed {publisher.endpoint}, stream {config.stream}")
+        text = f"de3-live {_version()}; feed: {publisher.endpoint}, stream {config.stream}"
+        lines.info(text, version=_version(), feed=publisher.endpoint, stream=config.stream)
         if sys.stdout.isatty() and not config.log_json:
             stack.enter_context(_view(session.outlet, lines))
         status = session.run()

@@ -29,7 +29,7 @@ from realtime.link import (
 from realtime.outlet import Condition, Outlet
 from realtime.parts import Part
 from realtime.recognise import RECOGNISER, RecogniseJob, recognise_main
-from realtime.supervisor import Died, Event, Supervisor
+from realtime.supervisor import Died, Event, Started, Supervisor
 
 NS = 1_000_000_000
 MS = 1_000_000
@@ -88,11 +88,11 @@ class Session:
             max_wait_ns=round(config.max_wait * MS),
             live=config.pace,
         )
-        self.supervisor.add(RECOGNISER, recognise_main, job, now_ns)
+        self._happened(self.supervisor.add(RECOGNISER, recognise_main, job, now_ns))
         for part in parts:
             place = _Place(part, self._job(part))
             self._places[part.worker] = place
-            self.supervisor.add(part.worker, capture_main, place.job, now_ns)
+            self._happened(self.supervisor.add(part.worker, capture_main, place.job, now_ns))
 
     def run(self) -> Exit:
         """Until the media end, the duration is over, `stop`, or nothing can go on."""
@@ -211,6 +211,9 @@ class Session:
 
     def _happened(self, event: Event) -> None:
         name, place = event.worker, self._places.get(event.worker)
+        if isinstance(event, Started):
+            self.lines.detail(f"worker {name}: process {event.pid}", worker=name, pid=event.pid)
+            return
         self._down.add(name)
         self.condition.restarts[name] += 1
         if not self.config.pace:
@@ -288,8 +291,7 @@ class Session:
         heard = next((info.name for info in infos if info.has_audio), None)
         self.condition.picture, self.condition.sound = seen, heard
         seconds = (time.monotonic_ns() - self._begun_ns) / NS
-        text = f"picture: {seen or 'none'}; sound: {heard or 'none'}; feed: {self.config.bind}, stream {self.config.stream}"
-        self.lines.info(text, picture=seen, sound=heard, feed=self.config.bind, stream=self.config.stream)
+        self.lines.info(f"picture: {seen or 'none'}; sound: {heard or 'none'}", picture=seen, sound=heard)
         self.lines.info(f"ready after {seconds:.1f} s", ready_s=round(seconds, 3))
 
     def _check_overtime(self, now_ns: int) -> None:

@@ -30,6 +30,14 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True, slots=True)
+class Started:
+    """A worker has been started, for the first time or again."""
+
+    worker: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Died:
     """A worker is dead and will be replaced after `back_off_ns`."""
 
@@ -46,7 +54,7 @@ class Dying:
     why: str
 
 
-Event = Died | Dying
+Event = Started | Died | Dying
 
 
 @dataclass(slots=True)
@@ -74,11 +82,11 @@ class Supervisor:
 
     _workers: dict[str, _Worker] = field(default_factory=dict)
 
-    def add(self, name: str, target: Callable[..., None], job: Any, now_ns: int) -> None:
+    def add(self, name: str, target: Callable[..., None], job: Any, now_ns: int) -> Started:
         """Start a worker. `target` and `job` must be importable and picklable (processes are spawned)."""
         worker = _Worker(target, job)
         self._workers[name] = worker
-        self._start(name, worker, now_ns)
+        return self._start(name, worker, now_ns)
 
     def beat(self, name: str, pid: int, now_ns: int) -> None:
         """A heartbeat has come; one of a predecessor that is already dead does not count."""
@@ -115,7 +123,7 @@ class Supervisor:
             if worker.process is not None and not worker.done:
                 events += self._look(name, worker, now_ns)
             elif worker.again_ns is not None and now_ns >= worker.again_ns:
-                self._start(name, worker, now_ns)
+                events.append(self._start(name, worker, now_ns))
         return events
 
     def close(self) -> None:
@@ -153,7 +161,7 @@ class Supervisor:
         worker.again_ns = now_ns + back_off_ns
         return Died(name, why, back_off_ns)
 
-    def _start(self, name: str, worker: _Worker, now_ns: int) -> None:
+    def _start(self, name: str, worker: _Worker, now_ns: int) -> Started:
         worker.pipe, theirs = _SPAWN.Pipe()
         worker.process = _SPAWN.Process(
             target=worker.target, args=(worker.job, theirs), name=name, daemon=True
@@ -163,6 +171,7 @@ class Supervisor:
         theirs.close()
         worker.begun_ns, worker.beaten_ns = now_ns, None
         worker.dead_since_ns = worker.again_ns = None
+        return Started(name, worker.process.pid)
 
     def _bury(self, worker: _Worker) -> None:
         worker.process.kill()
