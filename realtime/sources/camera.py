@@ -18,7 +18,7 @@ from pathlib import Path
 
 import cv2
 
-from engine.errors import SourceError
+from engine.errors import AbsentError, SourceError
 from engine.types import Frame, UInt8
 from realtime.clock import CameraClock
 from realtime.sources.base import Inbox, Item, Source, SourceInfo
@@ -80,17 +80,17 @@ def open_camera(
     paced, anchor_ns, audio: for files and URLs, see `open_media`; audio: their sound is wanted too.
     size: width and height in pixels to ask a local camera for; default: OpenCV's (mostly 640 x 480).
 
-    Raises SourceError; for cameras that are not there it says which are.
+    Raises SourceError; for what does not exist AbsentError, which says which cameras do.
     """
     if not spec.isdigit():
         if "://" in spec or Path(spec).exists():
             return open_media(spec, paced=paced, anchor_ns=anchor_ns, audio=audio)
         if re.search(r"[/\\]|\.\w{2,4}$", spec) and not spec.startswith("/dev/video"):
-            raise SourceError(f"There is no file {spec}; {_what_there_is(list_cameras())}")
+            raise AbsentError(f"There is no file {spec}; {_what_there_is(list_cameras())}")
     cameras = list_cameras()
     camera = _chosen(spec, cameras)
     if camera is None:
-        raise SourceError(f"There is no camera {spec}; {_what_there_is(cameras)}")
+        raise AbsentError(f"There is no camera {spec}; {_what_there_is(cameras)}")
     return CameraSource(camera, size=size)
 
 
