@@ -249,7 +249,8 @@ class Recognizer:
         """Take sound, in blocks of any size, in the order of time.
 
         t_ns: capture time of samples[0]. samples: (N,) float32 in [-1, 1] or int16, mono.
-        rate_hz: of the samples; other than 16,000 they are resampled as a stream.
+        rate_hz: of the samples; other than 16,000 they are resampled as a stream, whose filter holds the
+            last milliseconds back until more comes.
 
         Raises ValueError for another shape or dtype, samples that are not finite, or a rate that is not
         positive.
