@@ -41,7 +41,9 @@ def choose(bundle: Bundle, engine: str = "auto") -> Choice:
     """Open the back end `engine` ("onnx", "openvino") for a bundle, or with "auto" the faster one.
 
     Where both are installed, "auto" measures them for two seconds once and keeps the result in the user's
-    cache; OpenVINO has to be a tenth faster, because it opens later and needs more memory. Raises ValueError for an unknown name, BackendError where the engine is missing or refuses.
+    cache; OpenVINO has to be a tenth faster, because it opens later and needs more memory.
+
+    Raises ValueError for an unknown name, BackendError where the engine is missing or refuses.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
