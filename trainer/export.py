@@ -1,7 +1,7 @@
 """`python -m trainer.export --config FILE --weights FILE --out DIR`: a trained network becomes a bundle.
 
-Writes the two ONNX graphs, the weights, parity samples with PyTorch's answers, the card and the
-manifest with every file's digest. Knows nothing of training; what live use must share with it is
+Writes the two ONNX graphs, the weights (matrices at half precision, to start other trainings from),
+parity samples with PyTorch's answers, the card and the manifest with every file's digest. Knows nothing of training; what live use must share with it is
 read from the configuration and from the engine's own parameter classes.
 """
 
@@ -28,7 +28,8 @@ from trainer.prepare_voices import VOICE_FLOOR
 from trainer.window_batches import BINS, MEL_HZ, PRIOR_S, TAU_S, TICK_HZ, TICKS
 
 WINDOW_INPUTS = (
-    "v", "o", "video_mask", "face_baseline", "face_weight", "mel", "audio_mask", "voice_baseline", "voice_weight",
+    "v", "o", "video_mask", "face_baseline", "face_weight", "mel", "audio_mask",
+    "voice_baseline", "voice_weight",
 )  # fmt: skip
 LICENCE = "CC-BY-NC-SA-4.0"
 OPSET = 20
@@ -68,7 +69,8 @@ def export(
     )
     answers = {"answer_v": v, "answer_o": o, "answer_expression": expression, "answer_logits": logits}
     np.savez(out / "parity.npz", **{k: t.numpy() for k, t in (samples | answers).items()})
-    save_file({k: t.contiguous() for k, t in network.state_dict().items()}, out / "model.safetensors")
+    halves = {k: t.half() if t.ndim > 1 else t for k, t in network.state_dict().items()}
+    save_file({k: t.contiguous() for k, t in halves.items()}, out / "model.safetensors")
     (out / "CARD.md").write_text(card)
     files = ("frame_encoder.onnx", "window_model.onnx", "parity.npz", "model.safetensors", "CARD.md")
     manifest = {
@@ -103,7 +105,7 @@ def export(
 
 
 def _samples(network: DE3) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Inputs of both graphs, drawn from a seed: faces as smooth blots, sound around its mean, all kinds of masks."""
+    """Inputs of both graphs, drawn from a seed: smooth blots, sound around its mean, all kinds of masks."""
     torch.manual_seed(405)
     count = PARITY_FRAMES
     crop = nn.functional.interpolate(torch.rand(count, 1, 9, 9) * 255, (112, 112), mode="bicubic").clamp(

@@ -61,6 +61,11 @@ def mean_recall(confusion: NDArray[Any]) -> Float64:
     return np.asarray(np.where(occurs, each, 0.0).sum(axis=-1) / np.maximum(occurs.sum(axis=-1), 1))
 
 
+def unweighted_average_recall(targets: NDArray[Any], answers: NDArray[Any]) -> float:
+    """Mean over the labels that occur in `targets` (N,) of the share of them that `answers` (N,) names."""
+    return float(np.mean([np.mean(answers[targets == label] == label) for label in np.unique(targets)]))
+
+
 def calibration_error(probabilities: Float64, targets: Int64, bins: int = 15) -> float:
     """Expected calibration error: |accuracy - confidence| of the answer, averaged over `bins` equal bins.
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import recall_score
 from torch import Tensor, nn
 
 from trainer.augment_stills import augment
+from trainer.metrics import unweighted_average_recall
 from trainer.model.frame_encoder import FrameEncoder
 
 
@@ -64,6 +64,6 @@ class StillsStage:
         accuracy = float((truth == guess).mean())
         return {
             "accuracy": accuracy,
-            "uar": float(recall_score(truth, guess, average="macro")),
+            "uar": unweighted_average_recall(truth, guess),
             "select": accuracy,
         }

@@ -12,15 +12,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from sklearn.metrics import recall_score
 from torch import Tensor, nn
 
 from trainer.labels import HEADS
+from trainer.metrics import unweighted_average_recall
 from trainer.model.de3 import DE3
 from trainer.window_batches import WindowBatch, WindowSource
-
-REFRESH_TICKS = 10  # ticks a clip from which its mean motion token is renewed every epoch
-BOTH, VOICE, FACE = range(3)
 
 
 class WindowsStage:
@@ -56,11 +53,11 @@ class WindowsStage:
         self.dev_rows = self._dev_rows()
 
     def batches(self, seed: int) -> Iterator[WindowBatch]:
-        self._renew_motion_means(seed)
+        self._renew_means(seed)
         yield from self.train.batches(np.random.default_rng(seed), self.config["batch"], self.steps)
 
     def loss(self, batch: WindowBatch) -> Tensor:
-        logits_BHL = self.logits(self.network, batch)
+        logits_BHL = window_logits(self.network, batch)
         labels = torch.from_numpy(batch.labels)
         seen = torch.from_numpy(batch.video_mask.any(1))
         heard = torch.from_numpy(batch.audio_mask.any(1))
@@ -72,44 +69,14 @@ class WindowsStage:
                 total = total + loss * present.float().mean()
         return total
 
-    def logits(self, network: DE3, batch: WindowBatch) -> Tensor:
-        """(B, 3, L) logits of a batch, its flow encoded on the way."""
-        mask_BT = torch.from_numpy(batch.video_mask)
-        o = torch.zeros(*mask_BT.shape, len(network.face_mean) - batch.v.shape[2])
-        if len(batch.flow) > 1:
-            o[mask_BT] = network.frame_encoder.motion(torch.from_numpy(batch.flow)).float()
-        baseline = np.concatenate((batch.face_baseline_v, batch.face_baseline_o), 1)
-        return network.window_model(
-            torch.from_numpy(batch.v), o, mask_BT, torch.from_numpy(baseline), torch.from_numpy(batch.face_weight),
-            torch.from_numpy(batch.mel), torch.from_numpy(batch.audio_mask),
-            torch.from_numpy(batch.voice_baseline), torch.from_numpy(batch.voice_weight),
-        )[0]  # fmt: skip
-
-    @torch.inference_mode()
-    def _renew_motion_means(self, seed: int) -> None:
-        """Mean motion token of every clip, and of all: what baselines are made of."""
+    def _renew_means(self, seed: int) -> None:
+        """Means that baselines are made of, with the motion encoder as it is now; dev uses those of train."""
         encoder = self.network.frame_encoder.motion
-        was_training = encoder.training
-        encoder.eval()
-        rng = np.random.default_rng(seed)
-        for source in (self.train, self.dev):
-            means = []
-            for start, ticks in zip(source.clips.starts, source.clips.ticks, strict=True):
-                seen = start + np.flatnonzero(source.clips.seen[start : start + ticks])
-                rows = (
-                    np.sort(rng.choice(seen, min(REFRESH_TICKS, len(seen)), replace=False))
-                    if len(seen)
-                    else seen
-                )
-                means.append(
-                    encoder(torch.from_numpy(source.clips.flow[rows].astype(np.float32))).mean(0).numpy()
-                )
-            source.clip_o = np.nan_to_num(np.stack(means)).astype(np.float32)
-        encoder.train(was_training)
-        face_mean = np.concatenate((self.train.clip_v.mean(0), self.train.clip_o.mean(0)))
-        self.train.face_mean = self.dev.face_mean = face_mean
-        self.dev.voice_mean = self.train.voice_mean
-        self.network.face_mean.copy_(torch.from_numpy(face_mean))
+        self.train.renew_motion_means(encoder, seed)
+        self.dev.renew_motion_means(encoder, seed)
+        self.train.face_mean = self.train.clip_mean()
+        self.dev.face_mean, self.dev.voice_mean = self.train.face_mean, self.train.voice_mean
+        self.network.face_mean.copy_(torch.from_numpy(self.train.face_mean))
 
     def _dev_rows(self) -> dict[str, list[tuple[int, int | None, int | None]]]:
         """label, clip, take of what validates: moving faces, their faces alone, voices of unseen actors."""
@@ -137,7 +104,7 @@ class WindowsStage:
             for head, scores in zip(HEADS, logits.transpose(1, 0, 2), strict=True):
                 if (name, head) in (("voice", "video"), ("face", "audio")):
                     continue
-                figures[f"{name}_{head}"] = float(recall_score(truth, scores.argmax(1), average="macro"))
+                figures[f"{name}_{head}"] = unweighted_average_recall(truth, scores.argmax(1))
         figures["select"] = float(
             np.mean([figures["both_fused"], figures["face_fused"], figures["voice_fused"]])
         )
@@ -154,6 +121,27 @@ class WindowsStage:
                 for label, clip, take in rows[start : start + 32]
             ]
             batch = self.dev.collate(windows)
-            logits.append(self.logits(network, batch).float().numpy())
+            logits.append(window_logits(network, batch).float().numpy())
             truth.append(batch.labels)
         return np.concatenate(logits), np.concatenate(truth)
+
+
+def window_logits(network: DE3, batch: WindowBatch) -> Tensor:
+    """(B, 3, L) logits of a batch, its flow encoded on the way."""
+    mask_BT = torch.from_numpy(batch.video_mask)
+    o = torch.zeros(*mask_BT.shape, len(network.face_mean) - batch.v.shape[2])
+    if len(batch.flow) > 1:
+        o[mask_BT] = network.frame_encoder.motion(torch.from_numpy(batch.flow)).float()
+    baseline = np.concatenate((batch.face_baseline_v, batch.face_baseline_o), 1)
+    logits: Tensor = network.window_model(
+        torch.from_numpy(batch.v),
+        o,
+        mask_BT,
+        torch.from_numpy(baseline),
+        torch.from_numpy(batch.face_weight),
+        torch.from_numpy(batch.mel),
+        torch.from_numpy(batch.audio_mask),
+        torch.from_numpy(batch.voice_baseline),
+        torch.from_numpy(batch.voice_weight),
+    )[0]
+    return logits

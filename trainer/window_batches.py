@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from trainer.data.sound import Voices, open_cache
 from trainer.labels import LABELS
@@ -19,6 +21,7 @@ from trainer.prepare_voices import Mels, open_mels, voiced
 TICK_HZ, TICKS, MEL_HZ, BINS = 15, 60, 100, 400
 PRIOR_S, TAU_S = 2.0, 60.0
 SHORTEST_S = 0.8
+REFRESH_TICKS = 10  # ticks a clip from which its mean motion token is renewed every epoch
 Rng = np.random.Generator
 Float32 = NDArray[np.float32]
 
@@ -87,7 +90,7 @@ class WindowSource:
         self.clips = open_clips(clips)
         self.shares = shares
         self.clip_v = self.clips.mean_v()
-        self.clip_o: Float32 | None = None
+        self.clip_o: Float32 = np.zeros((len(self.clips.labels), 0), np.float32)
         chosen = np.isin(self.voices.splits, splits)
         self.takes = [np.flatnonzero(chosen & (self.voices.labels == i)) for i in range(len(LABELS))]
         self.of_label = [np.flatnonzero(self.clips.labels == i) for i in range(len(LABELS))]
@@ -102,6 +105,26 @@ class WindowSource:
         self.voice_mean: Float32 = (
             (self.mels.means[:, chosen] * weights[..., None]).sum((0, 1)) / weights.sum()
         ).astype(np.float32)
+
+    @torch.inference_mode()
+    def renew_motion_means(self, encoder: nn.Module, seed: int) -> None:
+        """Mean motion token of every clip, from some of its ticks, with the encoder as it is now."""
+        was_training = encoder.training
+        encoder.eval()
+        rng = np.random.default_rng(seed)
+        means = []
+        for start, ticks in zip(self.clips.starts, self.clips.ticks, strict=True):
+            seen = start + np.flatnonzero(self.clips.seen[start : start + ticks])
+            rows = np.sort(rng.choice(seen, min(REFRESH_TICKS, len(seen)), replace=False))
+            flow = torch.from_numpy(self.clips.flow[rows].astype(np.float32))
+            means.append(encoder(flow).mean(0).numpy() if len(rows) else np.zeros(0, np.float32))
+        width = max(len(mean) for mean in means)
+        self.clip_o = np.stack([mean if len(mean) else np.zeros(width, np.float32) for mean in means])
+        encoder.train(was_training)
+
+    def clip_mean(self) -> Float32:
+        """(V + O,) float32: mean over clips of their mean tokens, from which a new track starts."""
+        return np.concatenate((self.clip_v.mean(0), self.clip_o.mean(0)))
 
     def batches(self, rng: Rng, size: int, steps: int) -> Iterator[WindowBatch]:
         """Batches in which labels are level and kinds come in the source's shares."""
@@ -129,7 +152,7 @@ class WindowSource:
     def window(
         self, rng: Rng, *, label: int, clip: int | None, take: int | None, calm: bool = False
     ) -> dict[str, NDArray]:
-        """One window of a clip and a take. calm: the whole clip in a clean session, nothing lost (validation)."""
+        """One window of a clip and a take. calm: the whole clip in a clean session, nothing lost."""
         session = 0 if calm else int(rng.integers(len(self.mels.starts)))
         speed = float(self.mels.speeds[session, take]) if take is not None else 1.0
         length_s = (
@@ -184,9 +207,7 @@ class WindowSource:
         seconds = np.append(self.clips.ticks[chosen], len(own_v)) / TICK_HZ
         own = own_v.mean(0) if len(own_v) else self.face_mean[:width]
         mean_v = np.vstack((self.clip_v[chosen], own))
-        mean_o = (
-            self.clip_o[np.append(chosen, clip)] if self.clip_o is not None else np.zeros((len(seconds), 1))
-        )
+        mean_o = self.clip_o[np.append(chosen, clip)]
         v, weight = _blended(self.face_mean[:width], mean_v, seconds)
         o, _ = _blended(self.face_mean[width:], mean_o, seconds)
         return v, o, weight
@@ -200,7 +221,7 @@ class WindowSource:
         if take is not None:
             whole = self.mels.take(session, take)
             last = int(end_s * MEL_HZ)
-            place = np.arange(last - BINS, last)
+            place = np.arange(last - BINS, last) - 1  # a frame's centre lies in the bin after its own number
             mask = (place >= 0) & (place < len(whole))
             mel[mask] = whole[place[mask]]
             gain = np.float32(0 if calm else rng.normal(0, 1))
@@ -228,7 +249,7 @@ class WindowSource:
 
 
 def _blended(start: Float32, means: Float32, seconds: NDArray) -> tuple[Float32, float]:
-    """The engine's baseline after these stretches: prior of two seconds, memory of a minute, and its weight."""
+    """The engine's baseline after these stretches, and its weight."""
     total = float(seconds.sum())
     share = np.minimum(1.0, TAU_S / max(total, 1e-6))
     mean = (PRIOR_S * start + (seconds[:, None] * means).sum(0) * share) / (PRIOR_S + total * share)
