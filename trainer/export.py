@@ -1,8 +1,8 @@
 """`python -m trainer.export --config FILE --weights FILE --out DIR`: a trained network becomes a bundle.
 
 Writes the two ONNX graphs, the weights (matrices at half precision, to start other trainings from),
-parity samples with PyTorch's answers, the card and the manifest with every file's digest. Knows nothing of training; what live use must share with it is
-read from the configuration and from the engine's own parameter classes.
+parity samples with PyTorch's answers, the card and the manifest with every file's digest. Knows nothing
+of training; what live use must share with it comes from the configuration and the engine's parameters.
 """
 
 import argparse

@@ -208,8 +208,8 @@ class WindowSource:
         own = own_v.mean(0) if len(own_v) else self.face_mean[:width]
         mean_v = np.vstack((self.clip_v[chosen], own))
         mean_o = self.clip_o[np.append(chosen, clip)]
-        v, weight = _blended(self.face_mean[:width], mean_v, seconds)
-        o, _ = _blended(self.face_mean[width:], mean_o, seconds)
+        v, weight = blended(self.face_mean[:width], mean_v, seconds)
+        o, _ = blended(self.face_mean[width:], mean_o, seconds)
         return v, o, weight
 
     def _sound(
@@ -234,7 +234,7 @@ class WindowSource:
             if len(own):
                 means = np.vstack((means, own.mean(0)))
             seconds = np.append(self.mels.seconds[session, chosen], [len(own) / MEL_HZ] if len(own) else [])
-            baseline, weight = _blended(self.voice_mean, means, seconds)
+            baseline, weight = blended(self.voice_mean, means, seconds)
             if not calm:
                 mask &= _kept(rng, BINS, MEL_HZ)
                 _cover(rng, mel)
@@ -248,7 +248,7 @@ class WindowSource:
         return WindowBatch(flow=flow, **{key: np.stack([row[key] for row in rows]) for key in rows[0]})
 
 
-def _blended(start: Float32, means: Float32, seconds: NDArray) -> tuple[Float32, float]:
+def blended(start: Float32, means: Float32, seconds: NDArray) -> tuple[Float32, float]:
     """The engine's baseline after these stretches, and its weight."""
     total = float(seconds.sum())
     share = np.minimum(1.0, TAU_S / max(total, 1e-6))
