@@ -27,7 +27,6 @@ NEWEST_MESSAGES = 4096
 NEWEST_TOPICS = 256
 KERNEL_BYTES = 65_536
 LINGER_MS = 200
-SETTLE_MS = 5
 _TCP = re.compile(r"tcp://(\[[^\]]*\]|[^:\[\]]+):(\d+|\*)")
 
 
@@ -210,21 +209,14 @@ class Subscriber:
         return decode(head, self._pending.pop(head))
 
     def _drain(self) -> None:
-        """Everything that has arrived into `_pending`; a topic that waits there keeps its turn."""
-        count = 0
-        while True:
+        """What has arrived into `_pending`; a topic that waits there keeps its turn."""
+        for _ in range(2 * NEWEST_MESSAGES):  # more than can wait: a flood must not hold up the reader
             parts = self._parts()
             if parts is None:
-                # A queue that was full has older messages behind it, on their way here: wait for those too.
-                if count < NEWEST_MESSAGES or not self._socket.poll(SETTLE_MS):
-                    return
-                continue
-            count += 1
+                return
             self._pending[parts[0]] = parts[1]
             if len(self._pending) > NEWEST_TOPICS:
                 del self._pending[next(iter(self._pending))]
-            if count == 2 * NEWEST_MESSAGES:
-                return
 
     def _parts(self) -> tuple[bytes, bytes] | None:
         try:
