@@ -13,18 +13,23 @@ import numpy as np
 
 MS = 1_000_000
 _DRIFT = 200e-6
-_WORST_DRIFT = 1000e-6
+_WORST_DRIFT = 500e-6
+_APART_S = 0.02
+_FEW = 10
+_WANDER_S = 5e-3
+"""Sound servers' own estimates of their delay wander by this much over seconds."""
 
 
 class SampleClock:
     """The time of a sample, by a running robust line through (sample index, time) pairs.
 
     Huber's loss keeps late callbacks from pulling the line; a prior on its slope (nominal rate, standard
-    deviation 200 ppm; after a restart what was learned) keeps the first second, which says little about drift, from tilting it. Pairs that
-    lie off the line together, by more than `jump_ms`, are a jump: the line starts afresh through them.
+    deviation 200 ppm; after a restart what was learned) keeps the first seconds, which say little about
+    drift, from tilting it. Pairs that lie off the line together, by more than `jump_ms`, are a jump: the
+    line starts afresh through them.
     """
 
-    def __init__(self, rate_hz: float, *, memory_s: float = 20.0, jump_ms: float = 30.0) -> None:
+    def __init__(self, rate_hz: float, *, memory_s: float = 20.0, jump_ms: float = 20.0) -> None:
         self._rate_hz = rate_hz
         self._memory = round(memory_s * rate_hz)
         self._jump_ns = round(jump_ms * MS)
@@ -34,7 +39,6 @@ class SampleClock:
         self._offset_s = 0.0
         self._slope = 0.0
         self._expected_slope = 0.0
-        self._spread_s = 1e-3
         self._since_fit = 0
         self.jumps = 0
 
@@ -49,13 +53,15 @@ class SampleClock:
             self._restart([(index, t_ns)])
             return 0
         residual_ns = t_ns - self.time_ns(index)
-        if abs(residual_ns) <= max(self._jump_ns, 6e9 * self._spread_s):
+        if abs(residual_ns) <= self._jump_ns or len(self._points) < _FEW:
             self._suspects.clear()
+            if index - self._points[-1][0] < self._rate_hz * _APART_S:
+                return 0
             self._points.append((index, t_ns))
             while index - self._points[0][0] > self._memory:
                 self._points.popleft()
             self._since_fit += 1
-            if self._since_fit >= min(8, len(self._points)):
+            if self._since_fit >= min(10, len(self._points) // 2):
                 self._fit()
             return 0
         self._suspects.append((index, t_ns))
@@ -101,14 +107,14 @@ class SampleClock:
             residual = np.abs(y - offset - slope * x)
             spread = max(1.48 * float(np.median(residual)), 1e-4)
             weight = np.minimum(1.0, 1.5 * spread / np.maximum(residual, 1e-9))
-            prior = (spread / _DRIFT) ** 2
+            prior = (max(spread, _WANDER_S) / _DRIFT) ** 2
             mx, my = float(np.average(x, weights=weight)), float(np.average(y, weights=weight))
             dx = x - mx
             off = y - my - self._expected_slope * dx
             slope = self._expected_slope + float(np.sum(weight * dx * off) / (np.sum(weight * dx**2) + prior))
             slope = min(max(slope, -_WORST_DRIFT), _WORST_DRIFT)
             offset = my - slope * mx
-        self._offset_s, self._slope, self._spread_s, self._since_fit = offset, slope, spread, 0
+        self._offset_s, self._slope, self._since_fit = offset, slope, 0
 
 
 class CameraClock:
@@ -173,7 +179,7 @@ class ArrivalClock:
 
     _FELL_NS = -1000 * MS
     _ROSE_NS = 3000 * MS
-    """Steps of the foreign clock; a stall of the network can look like a rise, and repairs itself after it."""
+    """Steps of the foreign clock; a stall of the network can look like a rise, and repairs itself."""
 
     def __init__(self, *, memory_s: float = 10.0) -> None:
         self._memory_ns = round(memory_s * 1e9)

@@ -6,6 +6,7 @@ features or scores. PortAudio is loaded when a microphone is opened or listed, n
 
 import ctypes
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import SourceError
+from engine.errors import AbsentError, SourceError
 from engine.types import Block, Float32
 from realtime.clock import SampleClock
 from realtime.sources.base import Inbox, Item, Loss, Source, SourceInfo
@@ -78,7 +79,7 @@ def open_microphone(spec: str = "default", *, paced: bool = True, anchor_ns: int
     spec: `default`, an index, a media file or URL (its sound), or part of a microphone's name.
     paced, anchor_ns: for files, see `open_media`.
 
-    Raises SourceError; for microphones that are not there it says which are.
+    Raises SourceError; for what does not exist AbsentError, which says which microphones do.
     """
     if not spec.isdigit() and ("://" in spec or Path(spec).exists()):
         return open_media(spec, paced=paced, anchor_ns=anchor_ns, video=False)
@@ -88,7 +89,7 @@ def open_microphone(spec: str = "default", *, paced: bool = True, anchor_ns: int
         listed = ", ".join(f"{each.index} ({each.name})" for each in microphones)
         there_is = f"there is {listed}" if listed else "there is none on this machine"
         what = "default microphone" if spec == "default" else f"microphone {spec}"
-        raise SourceError(f"There is no {what}; {there_is}; --mic none goes without.")
+        raise AbsentError(f"There is no {what}; {there_is}; --mic none goes without.")
     return MicrophoneSource(chosen)
 
 
@@ -203,7 +204,7 @@ def _chosen(spec: str, microphones: list[Microphone]) -> Microphone | None:
 
 def _plain(error: BaseException | None) -> str:
     """PortAudio's sentence without its number and its own full stop."""
-    text = str(error).split(" [PaErrorCode")[0].removeprefix("Error opening InputStream: ")
+    text = re.sub(r"^Error \w+ \w+: | \[PaErrorCode.*", "", str(error), flags=re.DOTALL)
     return text.rstrip(".") or "no reason given"
 
 
@@ -213,7 +214,11 @@ def _portaudio() -> Any:
         _quiet_alsa()
     try:
         import sounddevice
-    except (OSError, ImportError) as error:
+    except Exception as error:
+        if type(error).__name__ == "PortAudioError":  # of the very module that failed to import
+            raise SourceError(f"The sound system of this machine cannot be used: {_plain(error)}.") from error
+        if not isinstance(error, OSError | ImportError):
+            raise
         raise SourceError(
             "Microphones need the PortAudio library, which is missing here: on Debian and Ubuntu "
             "`sudo apt install libportaudio2`; or go on with --mic none."

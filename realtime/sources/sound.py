@@ -52,8 +52,9 @@ class TimedSound:
     """Decoded media sound with presentation times -> (time in ns, 16 kHz mono samples) blocks.
 
     Times are counted in samples, so the rounding of presentation times does not jitter through; where
-    they run away by more than 2 ms they are followed slowly. A gap of more than 40 ms ends the running sound and starts anew behind it; presentation
-    times that go back are ignored, as sound cannot be older than what came before.
+    they run away by more than 2 ms they are followed slowly. A gap of more than 40 ms ends the running
+    sound and starts anew behind it; presentation times that go back are ignored, as sound cannot be older
+    than what came before.
     """
 
     GAP_NS = 40_000_000
