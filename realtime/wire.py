@@ -24,7 +24,7 @@ STATES = ("starting", "running", "degraded", "ended")
 MAX_BYTES = 16_384
 MAX_ENTRIES = 64
 MAX_TEXT = 256
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+STREAM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _INT64 = 1 << 63
 
 
@@ -192,7 +192,7 @@ def decode(head: bytes, body: bytes) -> Message:
     if version != SCHEMA:
         raise WireError(f"A message has schema {version}, this reader knows {SCHEMA}: update the older side.")
     message = _READERS[kind](fields)
-    if not _NAME.fullmatch(message.stream):
+    if not STREAM_NAME.fullmatch(message.stream):
         raise WireError(
             f"A stream is named with 1 to 64 of A-Z a-z 0-9 . _ and -, not {message.stream[:64]!r}."
         )
