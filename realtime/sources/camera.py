@@ -108,7 +108,7 @@ class CameraSource:
         if size is not None:
             self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
             self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
-        # With one buffer the camera has nowhere to write while the last picture is being decoded and loses
+        # With one buffer a camera has nowhere to write while the last picture is being decoded and can lose
         # every other one; the thread below empties two as they come, so nothing ever waits in them.
         self._capture.set(cv2.CAP_PROP_BUFFERSIZE, _BUFFERS)
         self._inbox: Inbox[Frame] = Inbox(_INBOX)

@@ -4,10 +4,10 @@ PortAudio's callback only copies; the iterator fits the clock, resamples and cut
 features or scores. PortAudio is loaded when a microphone is opened or listed, never on import.
 """
 
-import ctypes
+import contextlib
 import logging
+import os
 import re
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,8 +26,9 @@ from realtime.sources.sound import BLOCK_NS, RATE_HZ, BlockCutter
 log = logging.getLogger(__name__)
 
 _SILENT_S = 3.0
-_LATENCY_S = 0.03
-_INBOX = 100
+_CALLBACK_S = 0.01
+_BUFFER_S = 0.06
+_INBOX = 200
 _RATES_HZ = (48_000, 44_100, 16_000)
 _WORST_AGE_NS = 2_000_000_000
 
@@ -164,14 +165,16 @@ class MicrophoneSource:
         error: Exception | None = None
         for rate_hz, channels in ((rate_hz, channels) for rate_hz in rates for channels in (1, 2)):
             try:
-                stream = self._portaudio.InputStream(
-                    device=microphone.index,
-                    samplerate=rate_hz,
-                    channels=channels,
-                    dtype="float32",
-                    latency=_LATENCY_S,
-                    callback=self._callback,
-                )
+                with _hushed():
+                    stream = self._portaudio.InputStream(
+                        device=microphone.index,
+                        samplerate=rate_hz,
+                        channels=channels,
+                        dtype="float32",
+                        blocksize=round(rate_hz * _CALLBACK_S),
+                        latency=_BUFFER_S,  # room in the driver, not delay: what is there is read at once
+                        callback=self._callback,
+                    )
             except self._portaudio.PortAudioError as failed:
                 error = error or failed
             else:
@@ -210,10 +213,9 @@ def _plain(error: BaseException | None) -> str:
 
 def _portaudio() -> Any:
     """The `sounddevice` module. Raises SourceError where the library under it is missing."""
-    if sys.platform == "linux":
-        _quiet_alsa()
     try:
-        import sounddevice
+        with _hushed():
+            import sounddevice
     except Exception as error:
         if type(error).__name__ == "PortAudioError":  # of the very module that failed to import
             raise SourceError(f"The sound system of this machine cannot be used: {_plain(error)}.") from error
@@ -226,13 +228,14 @@ def _portaudio() -> Any:
     return sounddevice
 
 
-_SILENT_HANDLER = ctypes.CFUNCTYPE(None)(lambda: None)
-"""Kept for the life of the process: ALSA calls it."""
-
-
-def _quiet_alsa() -> None:
-    """ALSA writes to stderr about every device it does not find, while PortAudio looks at them all."""
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """PortAudio and ALSA write to stderr about every device and rate that they try in vain."""
+    with open(os.devnull, "wb") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
     try:
-        ctypes.CDLL("libasound.so.2").snd_lib_error_set_handler(_SILENT_HANDLER)
-    except OSError:
-        log.debug("no ALSA library here")
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
