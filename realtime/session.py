@@ -109,6 +109,7 @@ class Session:
                     self._happened(event)
                 self._maybe_start(now_ns)
                 self._check_overtime(now_ns)
+                self._judge()
                 self.outlet.tick(self.condition)
             return Exit.OK if self._exit is None else self._exit
         finally:
@@ -281,6 +282,17 @@ class Session:
     def _tell_expected(self) -> None:
         assert self._start is not None
         self.supervisor.tell(RECOGNISER, self._expected(self._start))
+
+    def _judge(self) -> None:
+        """Once begun, a run is degraded while something that it should see or hear does not come."""
+        if self._start is None:
+            return
+        coming = [place for name, place in self._places.items() if place.opened and name not in self._down]
+        self.condition.missing = tuple(
+            kind for kind in self._wanted if not any(place.has(kind) for place in coming)
+        )
+        whole = not self.condition.missing and RECOGNISER not in self._down
+        self.condition.state = "running" if whole else "degraded"
 
     def _all_finished(self) -> bool:
         return bool(self._places) and all(place.finished for place in self._places.values())
