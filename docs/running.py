@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from realtime.feed import Subscriber
@@ -43,7 +42,7 @@ def draw(options: Sequence[str], seconds: float, out: Path) -> None:
     for line in lines[:-1]:  # the last one says that it was ended
         console.print(Text(line.replace(endpoint, "tcp://127.0.0.1:5560")))
     console.print(view.render())
-    picture = console.export_svg(title="de3-live", theme=MONOKAI, unique_id="running")
+    picture = console.export_svg(title="de3-live", unique_id="running")
     out.write_text(FONT_FACES.sub("", picture))
 
 
