@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.errors import AbsentError
 from engine.types import Block, Frame
@@ -56,7 +56,7 @@ def capture_main(job: CaptureJob, pipe: "Connection[Any, Any]") -> None:
     stand(job.worker, job.endpoints, pipe, lambda edge: _capture(edge, job))
 
 
-def _capture(edge: Edge, job: CaptureJob) -> None:
+def _capture(edge: Edge, job: CaptureJob) -> NoReturn:
     out = Sender.connect(edge.context, job.endpoints.observe, keep_all=not job.paced)
     specs, notes = _what_exists(job)
     sources = [open_source(spec, paced=job.paced, anchor_ns=None) for spec in specs]
@@ -85,10 +85,11 @@ def _capture(edge: Edge, job: CaptureJob) -> None:
         for item in _in_order(sources):
             if run.take(item):
                 break
-        run.finish(kinds)
     finally:
         for source in sources:
             source.close()
+    run.end(kinds)
+    edge.finish()
 
 
 def _what_exists(job: CaptureJob) -> tuple[tuple[SourceSpec, ...], tuple[str, ...]]:
@@ -131,9 +132,9 @@ def open_source(spec: SourceSpec, *, paced: bool, anchor_ns: int | None) -> Sour
 
         return open_microphone(spec.spec or "default")
     if spec.kind is Kind.DEMO:
-        from realtime.sources.demo import open_demo
+        from realtime.sources.demo import DemoSource
 
-        return open_demo(paced=paced, anchor_ns=anchor_ns, video=spec.video, audio=spec.audio)
+        return DemoSource(paced, anchor_ns, video=spec.video, audio=spec.audio)
     from realtime.sources.media import open_media
 
     assert spec.spec is not None
@@ -185,14 +186,13 @@ class _Run:
             self._make_room()
         return False
 
-    def finish(self, kinds: tuple[str, ...]) -> None:
-        """Say where the end is, and stay until the recogniser has everything."""
+    def end(self, kinds: tuple[str, ...]) -> None:
+        """Say where the end is, and hand over what still waits."""
         last_ns = self._last_ns if self.end_ns is None else min(self._last_ns, self.end_ns)
         self.out.send(End(kinds, last_ns))
         while self.out.waiting:
             self.out.wait(WAIT_MS)
             self.edge.beat(self._stats)
-        self.out.close(WAIT_MS)
 
     def _frame(self, frame: Frame) -> None:
         assert self.tracker is not None

@@ -356,9 +356,9 @@ class Sender:
         if self.socket.poll(timeout_ms, zmq.POLLOUT):
             self.pump()
 
-    def close(self, linger_ms: int) -> None:
-        """Close; what the socket still holds has `linger_ms` to leave."""
-        self.socket.close(linger_ms)
+    def close(self) -> None:
+        """Close at once; what has not been fetched is lost."""
+        self.socket.close(0)
 
     def _drop_oldest(self) -> None:
         for place, (may_go, _) in enumerate(self._queue):

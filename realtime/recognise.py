@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import zmq
 
@@ -112,7 +112,7 @@ def recognise_main(job: RecogniseJob, pipe: "Connection[Any, Any]") -> None:
     stand(RECOGNISER, job.endpoints, pipe, lambda edge: _recognise(edge, job), keep_all=not job.live)
 
 
-def _recognise(edge: Edge, job: RecogniseJob) -> None:
+def _recognise(edge: Edge, job: RecogniseJob) -> NoReturn:
     from engine.backends import choose
     from engine.bundle import load_bundle
     from engine.recognizer import Recognition, Stream
@@ -133,10 +133,8 @@ def _recognise(edge: Edge, job: RecogniseJob) -> None:
         schedule.begin(time.monotonic_ns())
     recogniser = Recogniser(Stream(recognition, start.epoch_ns), schedule, start.live)
     recogniser.expect(video=start.has_video, audio=start.has_audio)
-    try:
-        _turn(edge, inbox, recogniser)
-    finally:
-        inbox.close()
+    _turn(edge, inbox, recogniser)
+    edge.finish()
 
 
 def _turn(edge: Edge, inbox: Receiver, recogniser: Recogniser) -> None:

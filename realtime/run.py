@@ -75,9 +75,9 @@ def _run_session(config: Config, lines: "Lines", stop: threading.Event) -> Exit:
         recorder = None if config.out is None else stack.enter_context(Recorder(config.out))
         endpoints = stack.enter_context(private_endpoints())
         session = Session(config, endpoints, Outlet(config.stream, publisher, recorder), lines, stop)
-        session.spawn(parts(config))
         text = f"de3-live {_version()}; feed: {publisher.endpoint}, stream {config.stream}"
         lines.info(text, version=_version(), feed=publisher.endpoint, stream=config.stream)
+        session.spawn(parts(config))
         if sys.stdout.isatty() and not config.log_json:
             stack.enter_context(_view(session.outlet, lines))
         status = session.run()
@@ -115,6 +115,8 @@ def _view(outlet: "Outlet", lines: "Lines") -> Iterator[None]:
 
 
 def _say_summary(session: "Session", lines: "Lines") -> None:
+    if not session.started:
+        return
     outlet, drops = session.outlet, session.condition.drops
     text = f"ended: {outlet.windows} windows"
     latencies_ms = outlet.latencies_ms()

@@ -94,6 +94,11 @@ class Session:
             self._places[part.worker] = place
             self._happened(self.supervisor.add(part.worker, capture_main, place.job, now_ns))
 
+    @property
+    def started(self) -> bool:
+        """True once the sources have been told to begin."""
+        return self._start is not None
+
     def run(self) -> Exit:
         """Until the media end, the duration is over, `stop`, or nothing can go on."""
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -188,18 +193,18 @@ class Session:
             self._tell_expected()
 
     def _took_failure(self, failed: Failed) -> None:
-        if self.config.debug and failed.trace:
-            self.lines.warning(failed.trace.rstrip(), worker=failed.worker)
         place = self._places.get(failed.worker)
         if failed.cause == "bundle":
-            self._fail(Exit.BUNDLE, failed.text)
+            self._fail(Exit.BUNDLE, failed.text, failed.trace)
         elif place is None or failed.cause == "crash":
-            self.lines.warning(f"{failed.worker}: {failed.text}", worker=failed.worker)
+            self._show_trace(failed.trace)
+            self.lines.warning(f"The {failed.worker} worker failed: {failed.text}", worker=failed.worker)
         elif place.opened is not None:
             place.failure = failed
             self.lines.warning(f"{failed.text} Trying again.", worker=failed.worker)
         elif place.part.asked or len(self._places) == 1:
-            self._fail(Exit.USAGE if failed.cause == "usage" else Exit.SOURCE, failed.text)
+            status = Exit.USAGE if failed.cause == "usage" else Exit.SOURCE
+            self._fail(status, failed.text, failed.trace)
         else:
             self._go_on_without(place, failed.text)
 
@@ -233,10 +238,15 @@ class Session:
         else:
             self._fail(Exit.DYING, f"The {name} worker keeps dying ({event.why}); giving up.")
 
-    def _fail(self, status: Exit, text: str) -> None:
+    def _fail(self, status: Exit, text: str, trace: str = "") -> None:
         if self._exit is None:
+            self._show_trace(trace)
             self.lines.error(text)
         self._end(status)
+
+    def _show_trace(self, trace: str) -> None:
+        if self.config.debug and trace:
+            self.lines.detail(trace.rstrip())
 
     def _go_on_without(self, place: _Place, why: str) -> None:
         """Sound that nobody asked for by name is not worth the run."""

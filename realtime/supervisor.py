@@ -184,6 +184,8 @@ class Supervisor:
         alive = [worker for worker in workers if worker.process is not None]
         for worker in alive:
             worker.pipe.close()
+            if worker.beaten_ns is None:
+                worker.process.kill()  # it is still loading, and would not look at the pipe for a while
         deadline = time.monotonic() + GRACE_S
         waiting = {worker.process.sentinel for worker in alive}
         while waiting and (left := deadline - time.monotonic()) > 0:

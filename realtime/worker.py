@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NoReturn
 
 import zmq
 
@@ -88,6 +88,15 @@ class Edge:
                 self.pipe.poll(BEAT_NS / 2e9)
         return start
 
+    def finish(self) -> NoReturn:
+        """Say that everything has been sent, and stay: what was sent last may still wait here to be fetched.
+
+        Ends with StoppedError, when the main process has all that it wants.
+        """
+        self.report(Finished(self.name))
+        while True:
+            self.await_start()
+
     def _command(self) -> Start | None:
         try:
             if not self.pipe.poll(0):
@@ -103,7 +112,7 @@ def stand(
     name: str,
     endpoints: Endpoints,
     pipe: "Connection[Any, Any]",
-    main: Callable[[Edge], None],
+    main: Callable[[Edge], NoReturn],
     *,
     keep_all: bool = False,
 ) -> None:
@@ -120,7 +129,6 @@ def stand(
     failed: Failed | None = None
     try:
         main(edge)
-        edge.report(Finished(name))
     except StoppedError:
         pass
     except De3Error as error:
@@ -129,9 +137,9 @@ def stand(
         failed = Failed(name, "crash", f"{type(error).__name__}: {error}", traceback.format_exc())
     if failed is not None:
         edge.report(failed)
-    while edge.reports.waiting and not _closed(pipe):
-        edge.reports.wait(LAST_WORDS_MS)
-    context.destroy(linger=LAST_WORDS_MS)
+        while edge.reports.waiting and not _closed(pipe):
+            edge.reports.wait(LAST_WORDS_MS)
+    context.destroy(linger=LAST_WORDS_MS if failed is not None else 0)
     sys.stdout.flush()
     # Native libraries may hold threads that never end (a camera's, a sound card's): leave without them.
     os._exit(1 if failed is not None else 0)
