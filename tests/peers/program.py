@@ -1,4 +1,4 @@
-"""The program as its users start it: `python -m realtime.run` in a process of its own, its lines and its feed.
+"""The program as users start it: `python -m realtime.run` in a process of its own, its lines and its feed.
 
     with Program("--camera", clip, bundle=bundle) as program:
         program.line("ready")
@@ -54,7 +54,8 @@ class Program:
         self.process = subprocess.Popen(
             command,
             cwd=self.scratch,
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"},
+            env=os.environ
+            | {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(temporary)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -122,9 +123,14 @@ class Program:
 
     def left_behind(self) -> list[str]:
         """Processes and temporary files that outlived the program."""
-        psutil.wait_procs([psutil.Process(pid) for pid in self.every_pid if psutil.pid_exists(pid)], PATIENCE_S)
-        processes = [str(pid) for pid in self.every_pid if psutil.pid_exists(pid)]
-        return processes + [str(path) for path in (self.scratch / "tmp").iterdir()]
+        alive = [psutil.Process(pid) for pid in self.every_pid if psutil.pid_exists(pid)]
+        _, alive = psutil.wait_procs(alive, PATIENCE_S)
+        processes = [str(process) for process in alive]
+        return processes + self.left_behind_files()
+
+    def left_behind_files(self) -> list[str]:
+        """What lies in the temporary directory now."""
+        return [str(path) for path in (self.scratch / "tmp").iterdir()]
 
     def errors(self) -> list[str]:
         """The texts of the error lines so far."""
