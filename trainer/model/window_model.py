@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer.model.conformer import (
     MASKED,
+    ChannelDropout,
     Conformer,
     FeedForward,
     RotaryAttention,
@@ -61,13 +62,13 @@ class SoundInput(nn.Module):
     def __init__(self, bands: int, width: int, channels: tuple[int, int, int], dropout: float) -> None:
         super().__init__()
         first, second, third = channels
-        self.first = nn.Conv2d(2, first, 3, (2, 2), 1)
-        self.second = nn.Conv2d(first, second, 3, (2, 2), 1)
-        self.third = nn.Conv2d(second, third, 3, (1, 2), 1)
-        self.norms = nn.ModuleList(nn.GroupNorm(1, c) for c in channels)
+        self.first = nn.Conv2d(2, first, 3, (2, 2), 1, bias=False)
+        self.second = nn.Conv2d(first, second, 3, (2, 2), 1, bias=False)
+        self.third = nn.Conv2d(second, third, 3, (1, 2), 1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)  # keeps loudness, unlike a layer norm
         self.out = nn.Linear(third * (bands // 8), width)
         self.trust = nn.Linear(1, width, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ChannelDropout(dropout)
 
     def forward(
         self, mel_BMF: Tensor, mask_BM: Tensor, baseline_BF: Tensor, weight_B: Tensor
@@ -85,21 +86,10 @@ class SoundInput(nn.Module):
         ):
             if stride == 2:
                 mask = mask[:, ::2] | mask[:, 1::2]
-            x_BCMF = F.silu(_masked_norm(norm, convolution(x_BCMF), mask))
+            x_BCMF = F.silu(norm(convolution(x_BCMF)))
             x_BCMF = torch.where(mask[:, None, :, None], x_BCMF, torch.zeros((), dtype=x_BCMF.dtype))
         x_BSD = self.out(x_BCMF.permute(0, 2, 1, 3).flatten(2)) + self.trust(weight_B[:, None])[:, None]
         return self.dropout(x_BSD), mask
-
-
-def _masked_norm(norm: nn.Module, x_BCMF: Tensor, mask_BM: Tensor) -> Tensor:
-    """Channel norm at every step for itself, so that no step is changed by what stands elsewhere."""
-    assert isinstance(norm, nn.GroupNorm)
-    batch, channels, steps, bands = x_BCMF.shape
-    rows = x_BCMF.transpose(1, 2).reshape(batch * steps, channels, bands)
-    mean = rows.mean((1, 2), keepdim=True)
-    deviation = torch.sqrt((rows - mean).square().mean((1, 2), keepdim=True) + norm.eps)
-    rows = (rows - mean) / deviation * norm.weight[:, None] + norm.bias[:, None]
-    return rows.view(batch, steps, channels, bands).transpose(1, 2)
 
 
 class PairwiseFusion(nn.Module):
