@@ -1,0 +1,87 @@
+"""What the figures were measured on, and the small arithmetic that all figures share.
+
+It knows nothing of what is measured. Data leaves it as plain maps, ready for JSON.
+"""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+JsonMap = dict[str, Any]
+
+PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "openvino", "torch", "av", "pyzmq")
+
+
+def describe() -> JsonMap:
+    """The machine, the versions, and how busy it was before anything was measured."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "cpu": _cpu_name(),
+        "cores": len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else None,
+        "cores_of_machine": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name)) is not None},
+        "commit": _commit(),
+        "load_average": [round(load, 2) for load in psutil.getloadavg()],
+    }
+
+
+def quantiles(values: Sequence[float]) -> JsonMap:
+    """p50, p95, p99, max and n; each the smallest value that so many do not exceed. Empty: n alone."""
+    if not values:
+        return {"n": 0}
+    ranked = np.sort(np.asarray(values, np.float64))
+    found = {
+        f"p{share}": round(float(np.quantile(ranked, share / 100, method="inverted_cdf")), 3)
+        for share in (50, 95, 99)
+    }
+    return {**found, "max": round(float(ranked[-1]), 3), "n": len(values)}
+
+
+def busy_seconds() -> float:
+    """CPU seconds that the whole machine has spent on anything, since it was started."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    doubled = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # counted under user and nice
+    return float(sum(times) - idle - doubled)
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
