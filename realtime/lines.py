@@ -4,6 +4,7 @@ It knows nothing about what happens; others say it. Data leaves it on stdout, wa
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -47,4 +48,8 @@ class Lines:
             self.above(line)
             return
         stream = sys.stdout if level in ("debug", "info") else sys.stderr
-        print(line, file=stream, flush=True)
+        try:
+            print(line, file=stream, flush=True)
+        except BrokenPipeError:
+            # Whoever read the lines has gone; the run goes on, and its end must not fail on what is buffered.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -32,7 +32,7 @@ class OpenVinoBackend(HostBackend):
         try:
             import openvino
         except ImportError as error:
-            raise BackendError('OpenVINO is not installed: pip install "de3-live[openvino]".') from error
+            raise BackendError("OpenVINO is not installed: pip install openvino.") from error
         core = openvino.Core()
         self._encoder = _request(core, bundle.frame_encoder, ("v", "o"))
         self._window_model = _request(core, bundle.window_model, ("logits",))
