@@ -4,7 +4,6 @@ It carries the messages of `realtime.wire` and knows nothing of how they come ab
 over its socket, and a subscriber by iteration (`for`, `async for`) or `receive`.
 """
 
-import asyncio
 import errno
 import ipaddress
 import re
@@ -12,14 +11,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import zmq
 import zmq.auth
-from zmq.auth.thread import ThreadAuthenticator
 
 from engine.errors import De3Error
 from realtime.wire import DEFAULT_ENDPOINT, MAX_BYTES, Message, decode, encode
+
+if TYPE_CHECKING:
+    import asyncio
 
 PUBLISHER_MESSAGES = 256
 SUBSCRIBER_MESSAGES = 1024
@@ -81,14 +82,17 @@ class Publisher:
             raise
         self.endpoint: str = self._socket.get_string(zmq.LAST_ENDPOINT)
         """Where it is bound, with the real port where `*` was asked for."""
+        self._file = _socket_file(self.endpoint)
 
     def publish(self, message: Message) -> None:
         """Send one message. Raises WireError where a reader would refuse it."""
         self._socket.send_multipart(encode(message))
 
     def close(self) -> None:
-        """What has been published has `LINGER_MS` to leave."""
+        """What has been published has `LINGER_MS` to leave; the socket's file goes too, if it still is ours."""
         self._end(LINGER_MS)
+        if self._file is not None and _socket_file(self.endpoint) == self._file:
+            self._file[0].unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +107,8 @@ class Publisher:
             raise FeedError(
                 f"{keys.clients} holds no .key file of a subscriber, so nobody could listen: put one there."
             )
+        from zmq.auth.thread import ThreadAuthenticator
+
         self._guard = ThreadAuthenticator(self._context)
         self._guard.start()
         self._guard.configure_curve(domain="*", location=str(keys.clients))
@@ -228,6 +234,8 @@ class Subscriber:
     async def _readable(self) -> None:
         # The descriptor only says that something happened. `_take` has found nothing, so whatever happens
         # next makes it readable; `_take` then looks again.
+        import asyncio
+
         watch = asyncio.get_running_loop(), int(self._socket.get(zmq.FD)), asyncio.Event()
         loop, descriptor, happened = self._watch = watch
         loop.add_reader(descriptor, happened.set)
@@ -286,6 +294,12 @@ def _bind(socket: "zmq.Socket[bytes]", endpoint: str) -> None:
                 f"{endpoint} is in use, perhaps by another run: end that one, or name another with --bind."
             ) from error
         raise FeedError(f"{endpoint} cannot be bound: {error.strerror}.") from error
+
+
+def _socket_file(endpoint: str) -> tuple[Path, int] | None:
+    """The file of an ipc endpoint and its number on disk, where there is one."""
+    path = Path(endpoint.removeprefix("ipc://"))
+    return (path, path.stat().st_ino) if endpoint.startswith("ipc://") and path.exists() else None
 
 
 def _connect(socket: "zmq.Socket[bytes]", endpoint: str) -> None:

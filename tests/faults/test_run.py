@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from engine import Recognizer
-from engine.types import Frame
+from engine.types import Block, Frame, Scores
 from realtime import config as configuration
 from realtime.run import main
 from realtime.sources.media import open_media
@@ -37,25 +37,18 @@ def _no_pace(bundle: Path, out: Path, *flags: str | Path) -> bytes:
     return out.read_bytes()
 
 
-def _library(bundle: Path, clip: Path, ends_ns: list[int]) -> Iterator[dict[str, float]]:
-    """The scores of `engine.Recognizer` for the same clip and ends."""
-    ends = iter(ends_ns)
-    end_ns = next(ends)
-    recognizer = Recognizer(bundle, engine="onnx", face_model=YUNET, offline=True)
-    for item in open_media(str(clip), paced=False):
-        if isinstance(item, Frame):
-            recognizer.add_frame(item.t_ns, item.image)
-        elif hasattr(item, "samples"):
-            recognizer.add_audio(item.t_ns, item.samples)
-        while recognizer.ready_ns >= end_ns:
-            scores = recognizer.scores(end_ns)
-            yield dict(zip(scores.labels, scores.scores.tolist(), strict=True))
-            end_ns = next(ends, 1 << 62)
-    while end_ns < 1 << 62:
-        scores = recognizer.scores(end_ns)
-        yield dict(zip(scores.labels, scores.scores.tolist(), strict=True))
-        end_ns = next(ends, 1 << 62)
-    recognizer.close()
+def _library(bundle: Path, clip: Path) -> Iterator[Scores]:
+    """What `engine.Recognizer` gives for the same clip, five a second, as far as it is complete."""
+    with Recognizer(bundle, engine="onnx", face_model=YUNET, offline=True) as recognizer:
+        end_ns = 200_000_000
+        for item in open_media(str(clip), paced=False):
+            if isinstance(item, Frame):
+                recognizer.add_frame(item.t_ns, item.image)
+            elif isinstance(item, Block):
+                recognizer.add_audio(item.t_ns, item.samples)
+            while recognizer.ready_ns >= end_ns:
+                yield recognizer.scores(end_ns)
+                end_ns += 200_000_000
 
 
 def test_twice_without_pacing_gives_the_same_bytes(bundle: Path, face_clip: Path, tmp_path: Path) -> None:
@@ -72,10 +65,12 @@ def test_twice_without_pacing_gives_the_same_bytes(bundle: Path, face_clip: Path
 def test_the_run_and_the_library_agree(bundle: Path, face_clip: Path, tmp_path: Path) -> None:
     data = _no_pace(bundle, tmp_path / "out.jsonl", "--camera", face_clip)
     records = [json.loads(line) for line in data.splitlines()]
-    answers = list(_library(bundle, face_clip, [record["t_ns"] for record in records]))
-    for record, answer in zip(records, answers, strict=True):
-        for label, probability in answer.items():
-            assert record["scores"][label] == pytest.approx(probability, abs=1e-3)
+    answers = list(_library(bundle, face_clip))
+    assert len(answers) in (len(records), len(records) - 1), "the run knows where the clip ends"
+    for record, answer in zip(records, answers, strict=False):
+        assert record["t_ns"] == answer.t_ns
+        for head, probabilities in answer.heads.items():
+            assert list(record["heads"][head].values()) == pytest.approx(probabilities, abs=1e-3)
 
 
 def test_a_picture_file_with_the_sound_of_another(bundle: Path, clip: Path, tmp_path: Path) -> None:

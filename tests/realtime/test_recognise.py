@@ -14,8 +14,8 @@ from engine.recognizer import Recognition, Stream
 from engine.types import Block, Face, Observation
 from engine.window import UNBOUNDED_NS
 from realtime.link import End
-from realtime.recognise import Recogniser
 from realtime.schedule import NS, Schedule
+from realtime.scoring import Recogniser
 from tests.engine.small_bundle import write_bundle
 
 MS = 1_000_000
