@@ -31,11 +31,12 @@ class SampleClock:
 
     def __init__(self, rate_hz: float, *, memory_s: float = 20.0, jump_ms: float = 20.0) -> None:
         self._rate_hz = rate_hz
-        self._memory = round(memory_s * rate_hz)
+        self._memory_s = memory_s
         self._jump_ns = round(jump_ms * MS)
-        self._points: deque[tuple[int, int]] = deque(maxlen=1024)
-        self._suspects: list[tuple[int, int]] = []
         self._origin: tuple[int, int] | None = None
+        self._x: deque[float] = deque()  # seconds since the origin by the nominal rate
+        self._y: deque[float] = deque()  # seconds by which the told time exceeds that
+        self._suspects: list[tuple[int, int]] = []
         self._offset_s = 0.0
         self._slope = 0.0
         self._expected_slope = 0.0
@@ -53,19 +54,19 @@ class SampleClock:
             self._restart([(index, t_ns)])
             return 0
         residual_ns = t_ns - self.time_ns(index)
-        if abs(residual_ns) <= self._jump_ns or len(self._points) < _FEW:
-            self._suspects.clear()
-            if index - self._points[-1][0] < self._rate_hz * _APART_S:
-                return 0
-            self._points.append((index, t_ns))
-            while index - self._points[0][0] > self._memory:
-                self._points.popleft()
+        if abs(residual_ns) > self._jump_ns and len(self._x) >= _FEW:
+            self._suspects.append((index, t_ns))
+            return self._judge()
+        self._suspects.clear()
+        if (index - self._origin[0]) / self._rate_hz - self._x[-1] >= _APART_S:
+            self._take(index, t_ns)
+            while self._x[-1] - self._x[0] > self._memory_s:
+                self._x.popleft()
+                self._y.popleft()
             self._since_fit += 1
-            if self._since_fit >= min(10, len(self._points) // 2):
+            if self._since_fit >= min(10, len(self._x) // 2):
                 self._fit()
-            return 0
-        self._suspects.append((index, t_ns))
-        return self._judge()
+        return 0
 
     def restart(self) -> None:
         """Samples are known to have been lost: what was learned about the slope stays, the rest goes."""
@@ -89,18 +90,23 @@ class SampleClock:
         return round(median(off_ns))
 
     def _restart(self, points: list[tuple[int, int]]) -> None:
-        self._points.clear()
+        self._x.clear()
+        self._y.clear()
         self._suspects = []
         self._origin, self._offset_s, self._expected_slope = points[0], 0.0, self._slope
-        self._points.extend(points)
+        for index, t_ns in points:
+            self._take(index, t_ns)
         self._fit()
+
+    def _take(self, index: int, t_ns: int) -> None:
+        assert self._origin is not None
+        seconds = (index - self._origin[0]) / self._rate_hz
+        self._x.append(seconds)
+        self._y.append((t_ns - self._origin[1]) * 1e-9 - seconds)
 
     def _fit(self) -> None:
         """Iterated weighted least squares for offset and slope against the nominal line."""
-        assert self._origin is not None
-        index0, t0_ns = self._origin
-        x = np.array([index - index0 for index, _ in self._points], np.float64) / self._rate_hz
-        y = np.array([t_ns - t0_ns for _, t_ns in self._points], np.float64) * 1e-9 - x
+        x, y = np.array(self._x), np.array(self._y)
         weight = np.ones_like(x)
         offset, slope = float(np.median(y - self._slope * x)), self._slope
         for _ in range(4):

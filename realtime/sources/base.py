@@ -79,12 +79,14 @@ class Source(Protocol):
 class Inbox(Generic[T]):
     """A bounded queue from one reading thread to one iterator.
 
-    Drop rule: newest wins. When full, the oldest goes and is counted (`take_dropped`).
+    Drop rule: newest wins. When full, the oldest go until `keep` remain (all but one, unless told), and
+    are counted (`take_dropped`).
     """
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, keep: int | None = None) -> None:
         self._items: deque[T] = deque()
         self._length = length
+        self._keep = length - 1 if keep is None else keep
         self._ready = threading.Condition()
         self._dropped = 0
         self._over = False
@@ -98,8 +100,9 @@ class Inbox(Generic[T]):
     def put(self, item: T) -> None:
         with self._ready:
             if len(self._items) >= self._length:
-                self._items.popleft()
-                self._dropped += 1
+                while len(self._items) > self._keep:
+                    self._items.popleft()
+                    self._dropped += 1
             self._items.append(item)
             self._ready.notify()
 

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 _SILENT_S = 3.0
 _CALLBACK_S = 0.01
 _BUFFER_S = 0.06
-_INBOX = 200
+_INBOX, _KEPT = 200, 20
 _RATES_HZ = (48_000, 44_100, 16_000)
 _WORST_AGE_NS = 2_000_000_000
 
@@ -99,7 +99,7 @@ class MicrophoneSource:
 
     def __init__(self, microphone: Microphone) -> None:
         self._portaudio = _portaudio()
-        self._inbox: Inbox[_Heard] = Inbox(_INBOX)
+        self._inbox: Inbox[_Heard] = Inbox(_INBOX, _KEPT)
         self._stream, self._rate_hz = self._opened(microphone)
         self._clock = SampleClock(self._rate_hz)
         self._cutter = BlockCutter(self._rate_hz)
@@ -156,7 +156,7 @@ class MicrophoneSource:
     def _afresh(self) -> None:
         """Samples are missing here: nothing may be resampled across, nor counted on."""
         self._clock.restart()
-        self._cutter = BlockCutter(self._rate_hz)
+        self._cutter.restart()
         self._start = self._heard
 
     def _opened(self, microphone: Microphone) -> tuple[Any, int]:

@@ -24,7 +24,7 @@ from realtime.sources.sound import TimedSound
 OPEN_S = 5.0
 SILENT_S = 2.0
 _SETTLING_S = 2.0
-_INBOX = 48
+_INBOX, _KEPT = 48, 16
 
 
 def open_url(url: str, *, video: bool = True, audio: bool = True) -> Source | None:
@@ -74,7 +74,7 @@ class NetworkSource:
             raise SourceError(
                 f"{self._name} sends nothing of what is wanted (picture: {video}, sound: {audio})."
             )
-        self._inbox: Inbox[_Arrival] = Inbox(_INBOX)
+        self._inbox: Inbox[_Arrival] = Inbox(_INBOX, _KEPT)
         self._clock = ArrivalClock()
         self._sound = TimedSound()
         self._seq = {"frame": 0, "block": 0}

@@ -30,6 +30,13 @@ class BlockCutter:
         self._rest: Float32 = np.zeros(0, np.float32)
         self._index = 0
 
+    def restart(self) -> None:
+        """What follows does not follow on what came: held-back sound is dropped, counting begins anew."""
+        if self._resampler is not None:
+            self._resampler.clear()
+        self._rest = self._rest[:0]
+        self._index = 0
+
     def push(self, samples: Float32, *, last: bool = False) -> list[tuple[int, Float32]]:
         """samples: (N,) float32. Returns (index of the block's first sample at 16 kHz, (320,) float32) pairs.
 

@@ -141,8 +141,6 @@ def unplugged() -> str:
     from realtime.sources.camera import open_camera
 
     source = open_camera(str(CAMERA), size=(320, 180))
-    list(islice((item for item in source if isinstance(item, Frame)), 5))
-    source = open_camera(str(CAMERA), size=(320, 180))
     items = iter(source)
     list(islice((item for item in items if isinstance(item, Frame)), 5))
     subprocess.run(["v4l2-ctl", "-d", str(CAMERA), "-c", "disconnect=1"], check=True)

@@ -170,6 +170,27 @@ def test_the_inbox_keeps_the_newest_and_counts() -> None:
         next(got)
 
 
+def test_an_inbox_of_sound_goes_back_to_what_is_new_when_it_is_full() -> None:
+    inbox: Inbox[int] = Inbox(10, keep=3)
+    for number in range(14):
+        inbox.put(number)
+    inbox.end()
+    loss, *rest = inbox.items(cause="late", stall="silent", stall_s=9)
+    assert isinstance(loss, Loss)
+    assert loss.count == 7
+    assert rest == list(range(7, 14))
+
+
+def test_a_restarted_resampler_is_a_new_one() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 44_100).astype(np.float32)
+    used, new = BlockCutter(44_100), BlockCutter(44_100)
+    used.push(noise[:12_345])
+    used.restart()
+    for (i, a), (j, b) in zip(used.push(noise), new.push(noise), strict=True):
+        assert i == j
+        assert np.array_equal(a, b)
+
+
 def test_a_silent_inbox_speaks_and_then_gives_up() -> None:
     inbox: Inbox[int] = Inbox(3)
     got = inbox.items(cause="late", stall="silent", stall_s=2 * IDLE_S)
