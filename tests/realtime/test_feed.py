@@ -199,6 +199,7 @@ def test_a_publisher_that_comes_back_is_found_again(tmp_path: Path) -> None:
                 meet(feed, subscriber)
                 feed.publish(emotion(seq=run))
                 assert subscriber.receive(LONG_S) == emotion(seq=run)
+            assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_published_before_the_end_still_arrives() -> None:
