@@ -19,6 +19,7 @@ from realtime.link import Message, encode
 
 SILENT_NS = 2_000_000_000
 STARTING_NS = 20_000_000_000
+AWAY_NS = 500_000_000
 LAST_WORDS_NS = 50_000_000
 FIRST_BACK_OFF_NS = 100_000_000
 LONGEST_BACK_OFF_NS = 2_000_000_000
@@ -77,10 +78,12 @@ class Supervisor:
 
     A worker that has not beaten for `SILENT_NS` (or `STARTING_NS` before its first heartbeat) is killed and
     replaced. The back-off doubles from `FIRST_BACK_OFF_NS` with each restart within a minute; more than
-    `MOST_RESTARTS_A_MINUTE` of them and the worker stays dead.
+    `MOST_RESTARTS_A_MINUTE` of them and the worker stays dead. Time in which nobody called `advance` (the
+    main process itself was stopped, or got no processor) is held against no worker.
     """
 
     _workers: dict[str, _Worker] = field(default_factory=dict)
+    _looked_ns: int | None = None
 
     def add(self, name: str, target: Callable[..., None], job: Any, now_ns: int) -> Started:
         """Start a worker. `target` and `job` must be importable and picklable (processes are spawned)."""
@@ -118,6 +121,7 @@ class Supervisor:
 
     def advance(self, now_ns: int) -> list[Event]:
         """Look at every worker; kill, restart or give up where needed."""
+        self._forgive(now_ns)
         events: list[Event] = []
         for name, worker in self._workers.items():
             if worker.process is not None and not worker.done:
@@ -130,6 +134,16 @@ class Supervisor:
         """End all workers: ask, wait at most `GRACE_S`, kill. Nothing is left when this returns."""
         self._end(list(self._workers.values()))
         self._workers.clear()
+
+    def _forgive(self, now_ns: int) -> None:
+        """Take the time in which the main process itself did not run off every worker's silence."""
+        away_ns = 0 if self._looked_ns is None else now_ns - self._looked_ns
+        self._looked_ns = now_ns
+        if away_ns > AWAY_NS:
+            for worker in self._workers.values():
+                worker.begun_ns += away_ns
+                if worker.beaten_ns is not None:
+                    worker.beaten_ns = min(worker.beaten_ns + away_ns, now_ns)
 
     def _look(self, name: str, worker: _Worker, now_ns: int) -> Sequence[Event]:
         why = ""
