@@ -37,7 +37,7 @@ ENGINES = ("onnx", "openvino", "torch")
 
 
 class AbsentEngineError(Exception):
-    """An engine is not installed; the text says how to install it."""
+    """An engine is not installed, or cannot run this bundle; the text says so."""
 
 
 class Times:
@@ -155,16 +155,25 @@ class TorchBackend(HostBackend):
 
 
 def load_network(bundle: Bundle) -> Any:
-    """The PyTorch network of a bundle, for windows of the bundle's length."""
+    """The PyTorch network of a bundle, for windows of the bundle's length.
+
+    Raises AbsentEngineError where the bundle was exported from another version of the network, or without
+    its weights.
+    """
     from safetensors.torch import load_file
 
     from trainer.model.de3 import DE3
 
     manifest = json.loads((bundle.path / MANIFEST).read_text())
-    config = manifest["network"]
     lengths = {"ticks": bundle.window.ticks, "mel_bins": bundle.window.bins}
-    network = DE3({**config, "window_model": {**config["window_model"], **lengths}})
-    network.load_state_dict(load_file(bundle.path / "model.safetensors"))
+    try:
+        config = manifest["network"]
+        network = DE3({**config, "window_model": {**config["window_model"], **lengths}})
+        network.load_state_dict(load_file(bundle.path / "model.safetensors"))
+    except (KeyError, TypeError, FileNotFoundError, RuntimeError) as error:
+        raise AbsentEngineError(
+            f"{bundle.path} does not hold the weights of the trainer's present network: torch is left out."
+        ) from error
     return network.eval()
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.machine import JsonMap
 
@@ -12,7 +13,7 @@ STAGES = ("wait", "score", "publish", "total", "received", "capture")
 QUANTILES = ("p50", "p95", "p99", "max")
 
 
-def tables(cases: JsonMap) -> Iterator[Table | str]:
+def tables(cases: JsonMap) -> Iterator[Table | Text]:
     """What there is to show of the cases that were measured, and a line for each that was left out."""
     measured = {name: case for name, case in cases.items() if "left_out" not in case}
     live = {name: measured[name] for name in LIVE if name in measured}
@@ -28,7 +29,7 @@ def tables(cases: JsonMap) -> Iterator[Table | str]:
         yield _steps(measured["stages"])
     for name, case in cases.items():
         if "left_out" in case:
-            yield f"{name}: left out. {case['left_out']}"
+            yield Text(f"{name}: {case['left_out']}")
 
 
 def _latencies(live: JsonMap) -> Table:
