@@ -106,7 +106,7 @@ def test_a_duration_ends_the_demo(bundle: Path, tmp_path: Path) -> None:
     records = [json.loads(line) for line in out.read_text().splitlines()]
     assert records
     assert {"capture", "wait", "score", "publish", "total"} == records[-1]["latency_ms"].keys()
-    assert records[-1]["valid"]["audio"] > 0
+    assert any(record["valid"]["audio"] > 0 for record in records)
 
 
 def test_flags_win_over_the_file(bundle: Path, clip: Path, tmp_path: Path) -> None:
