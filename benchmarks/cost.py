@@ -216,7 +216,7 @@ def measure_window(backend: HostBackend, bundle: Bundle, recording: Recording, s
     it), the whole mel, the window model; the face is not even sought again.
     """
     spec = bundle.window
-    live, anew = Times(warm=round(spec.seconds * RATE_HZ)), Times()
+    live, anew = Times(warm=round(spec.seconds * RATE_HZ)), Times(warm=1)
     _play(Stream(Recognition(bundle, backend)), recording, round(spec.seconds * RATE_HZ) + scores, live)
     ticks = range(spec.ticks)
     faces = list(islice(cycle(recording.faces), spec.ticks))
@@ -230,7 +230,7 @@ def measure_window(backend: HostBackend, bundle: Bundle, recording: Recording, s
         backend.score([slot], [_window(bundle, mel)])
         backend.reset(slot)
 
-    for _ in range(max(scores // 8, 4) + WARM):
+    for _ in range(max(scores // 8, 3) + 1):
         anew.call(recompute)
     live_ms, anew_ms = live.figures(), anew.figures()
     return {

@@ -26,7 +26,7 @@ from engine.errors import De3Error
 from engine.signals.finder import load_finder
 
 CASES = (*LIVE, "throughput", *ENGINES, "stages")
-SECONDS, QUICK_SECONDS = 7.0, 3.0
+SECONDS, QUICK_SECONDS = 6.0, 3.0
 CLIP_FRAMES_HZ = 30.0
 WARM_S = 1.5
 START_S = 4.0
