@@ -1,6 +1,6 @@
 """`python -m trainer.train --config FILE`: trains one stage of the model and keeps checkpoints.
 
-A stage ("stills" or "windows") brings its network, batches, loss and validation; this file owns the
+A stage ("stills", "voices" or "windows") brings its network, batches, loss and validation; this file owns the
 optimiser, the schedule, averaging, resuming and the log, and knows nothing of faces or voices.
 Results leave as `DIR/last.safetensors` (everything to go on from), `DIR/best.safetensors` (averaged
 weights of the best epoch), `DIR/history.jsonl` and a TensorBoard log.
@@ -50,11 +50,15 @@ def build_stage(config: dict[str, Any]) -> Stage:
         from trainer.stage_stills import StillsStage
 
         return StillsStage(config)
+    if config["stage"] == "voices":
+        from trainer.stage_voices import VoicesStage
+
+        return VoicesStage(config)
     if config["stage"] == "windows":
         from trainer.stage_windows import WindowsStage
 
         return WindowsStage(config)
-    raise ValueError(f"stage is {config['stage']!r}; it must be 'stills' or 'windows'")
+    raise ValueError(f"stage is {config['stage']!r}; it must be 'stills', 'voices' or 'windows'")
 
 
 class Averaged:

@@ -100,6 +100,7 @@ class WindowSource:
         self.same_speaker = {
             s: np.flatnonzero(self.voices.speakers == s) for s in np.unique(self.voices.speakers)
         }
+        self.onsets = [self._onset_s(take) for take in range(len(self.voices))]
         self.face_mean = np.zeros(0, np.float32)
         weights = self.mels.seconds[:, chosen]
         self.voice_mean: Float32 = (
@@ -141,6 +142,10 @@ class WindowSource:
             rng, label=label, clip=clip, take=int(self.clips.voices[clip]) if kind == 0 else None
         )
 
+    def _onset_s(self, take: int) -> float:
+        """When somebody begins to speak in a take; a window that ends before tells nothing of its label."""
+        return float(np.argmax(voiced(self.mels.take(0, take)))) / MEL_HZ
+
     def _take(self, rng: Rng, label: int) -> int:
         """A take of the label, corpora and speakers level."""
         takes = self.takes[label]
@@ -158,7 +163,9 @@ class WindowSource:
         length_s = (
             self.mels.bins[session, take] / MEL_HZ if take is not None else self.clips.ticks[clip] / TICK_HZ
         )
-        end_s = float(length_s if calm else rng.uniform(min(SHORTEST_S, length_s), length_s + 0.3))
+        begin_s = self.onsets[take] / speed if take is not None else 0.0
+        # The larger of two draws: a live window mostly is a full one.
+        end_s = float(length_s if calm else rng.uniform(begin_s + SHORTEST_S, length_s + 0.3, 2).max())
         row = {"labels": np.int64(label)}
         row |= self._picture(rng, clip, end_s, speed, calm)
         row |= self._sound(rng, take, session, end_s, calm)
