@@ -112,8 +112,8 @@ def _timeout_ms(wake_ns: int | None) -> int:
 
 def _stats(edge: Edge, recogniser: "Recogniser", counts: Counter[str], elapsed_s: float) -> Stats:
     windows = counts.pop("windows", 0)
-    drops = {cause: count for cause, count in recogniser.stream.counts.items() if count}
+    drops = {cause.replace("_", " "): count for cause, count in recogniser.stream.counts.items() if count}
     if recogniser.schedule.skipped:
-        drops["skipped_window"] = recogniser.schedule.skipped
+        drops["skipped window"] = recogniser.schedule.skipped
     rates = {"scores_hz": windows / elapsed_s, "cpu": edge.cpu_share(elapsed_s)}
     return Stats(edge.name, os.getpid(), drops, rates)
