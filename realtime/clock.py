@@ -14,7 +14,7 @@ import numpy as np
 MS = 1_000_000
 _DRIFT = 200e-6
 _WORST_DRIFT = 500e-6
-_APART_S = 0.02
+_APART_S = 0.015
 _FEW = 10
 _WANDER_S = 5e-3
 """Sound servers' own estimates of their delay wander by this much over seconds."""
@@ -64,7 +64,7 @@ class SampleClock:
                 self._x.popleft()
                 self._y.popleft()
             self._since_fit += 1
-            if self._since_fit >= min(10, len(self._x) // 2):
+            if self._since_fit >= _FEW or len(self._x) == _FEW // 2:
                 self._fit()
         return 0
 
@@ -96,7 +96,8 @@ class SampleClock:
         self._origin, self._offset_s, self._expected_slope = points[0], 0.0, self._slope
         for index, t_ns in points:
             self._take(index, t_ns)
-        self._fit()
+        if len(points) > 1:
+            self._fit()
 
     def _take(self, index: int, t_ns: int) -> None:
         assert self._origin is not None

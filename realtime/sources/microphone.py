@@ -26,9 +26,9 @@ from realtime.sources.sound import BLOCK_NS, RATE_HZ, BlockCutter
 log = logging.getLogger(__name__)
 
 _SILENT_S = 3.0
-_CALLBACK_S = 0.01
+_CALLBACK_S = 0.02
 _BUFFER_S = 0.06
-_INBOX, _KEPT = 200, 20
+_INBOX, _KEPT = 100, 10
 _RATES_HZ = (48_000, 44_100, 16_000)
 _WORST_AGE_NS = 2_000_000_000
 

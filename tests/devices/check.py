@@ -25,8 +25,8 @@ import numpy as np
 FRAMES = 60
 SIZE = (640, 480)
 SPEECH_S = 20.0
-CAMERA, SHOWN, SHOWER = 0, 1, 2
-"""Video nodes: a camera with a test picture, a camera that shows what is played, where that is played to."""
+SHOWN, SHOWER, CAMERA = 0, 1, 2
+"""Video nodes: a camera that shows what is played, where that is played to, a camera with a test picture."""
 
 failed: list[str] = []
 
@@ -119,7 +119,7 @@ def cameras() -> str:
     from realtime.sources.camera import list_cameras
 
     found = [(each.index, each.name) for each in list_cameras()]
-    assert found == [(CAMERA, "vivid-000-vid-cap"), (SHOWN, "vivid-001-vid-cap")], found
+    assert found == [(SHOWN, "vivid-000-vid-cap"), (CAMERA, "vivid-001-vid-cap")], found
     return f"{found}, the output node is left out"
 
 
@@ -196,10 +196,10 @@ def check_sources(out: Path) -> None:
     for source in (0, 1):
         subprocess.run(["v4l2-ctl", "-d", str(CAMERA), "-c", f"timestamp_source={source}"], check=True)
         kind = ("end of frame, which vivid puts into the future", "start of exposure")[source]
-        check(f"camera 0, driver's times: {kind}", lambda: camera("0"))
-    check("camera by name", lambda: camera("vivid-000"))
+        check(f"camera {CAMERA}, driver's times: {kind}", lambda: camera(str(CAMERA)))
+    check("camera by name", lambda: camera("vivid-001"))
     with showing(out):
-        check("camera that shows the demo, by name", lambda: camera("vivid-001", size=None))
+        check("camera that shows the demo, by name", lambda: camera("vivid-000", size=None))
     check("unplugged", unplugged)
     with speaking(out):
         check("microphones", microphones)
@@ -225,8 +225,8 @@ def program(out: Path, *arguments: str) -> str:
 
 
 def check_program(out: Path) -> None:
-    check("program by name", lambda: program(out, "--camera", "vivid-001", "--mic", "default"))
-    check("program by index", lambda: program(out, "--camera", str(SHOWN), "--mic", "0"))
+    check("program by name", lambda: program(out, "--camera", "vivid-000", "--mic", "Loopback"))
+    check("program by index", lambda: program(out, "--camera", "0", "--mic", "default"))
 
 
 def main() -> int:

@@ -1,9 +1,9 @@
 #!/bin/bash
 # Real devices without hardware: a small virtual machine (QEMU, software emulation, not root) whose kernel
-# has a V4L2 camera, a V4L2 camera that shows what is played to it (both `vivid`) and an ALSA sound card
-# (`snd-aloop`). It sees this machine's files read-only at the same paths and runs tests/devices/check.py.
+# has a V4L2 camera that shows what is played to it, another with a test picture (both `vivid`) and an ALSA
+# sound card (`snd-aloop`). It sees this machine's files read-only at the same paths and runs tests/devices/check.py.
 #
-#   tests/devices/run_vm.sh [sources|program|all]      about three minutes each; ends with check.py's status
+#   tests/devices/run_vm.sh [sources|program|all]      a minute and three; ends with check.py's status
 #
 # Debian: sudo apt install qemu-system-x86 busybox-static kmod cpio v4l-utils alsa-utils libportaudio2
 # The kernel is Debian's linux-image-amd64, downloaded once (70 MB) and only unpacked.
@@ -48,7 +48,7 @@ cat >"$out/command.sh" <<EOF2
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
 export PYTHONPATH=$repository PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1
 modprobe() { /sbin/modprobe -d $kernel "\$@"; }
-modprobe vivid n_devs=2 node_types=0x1,0x101 num_inputs=1,1 input_types=0x0,0x3 num_outputs=1,1 output_types=0x0,0x1
+modprobe vivid n_devs=2 node_types=0x101,0x1 num_inputs=1,1 input_types=0x3,0x0 num_outputs=1,1 output_types=0x1,0x0
 modprobe snd-aloop
 cd $repository && $python tests/devices/check.py ${1:-all} $out
 echo \$? >/mnt/out/status
