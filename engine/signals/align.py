@@ -20,7 +20,7 @@ the tip of the nose, the mouth's left and right corner."""
 TEMPLATE.setflags(write=False)
 
 BOX_POINTS: Float32 = np.array(
-    [[0.30, 0.38], [0.70, 0.38], [0.50, 0.58], [0.34, 0.77], [0.66, 0.77]], np.float32
+    [[0.32, 0.39], [0.68, 0.39], [0.50, 0.60], [0.345, 0.77], [0.655, 0.77]], np.float32
 )
 BOX_POINTS.setflags(write=False)
 

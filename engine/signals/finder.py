@@ -36,6 +36,8 @@ LARGEST_BYTES = 4_000_000
 
 YUNET_CONFIDENCE = 0.6
 YUNET_SIZES = 4
+YUNET_LEAST = 64
+"""OpenCV 4.14 reads memory it never wrote, and finds faces there, in pictures of 32 pixels or less a side."""
 HAAR_NEIGHBOURS = 5
 HAAR_SURE = 8.0
 """A cascade's weight at which a face is as good as certain; its confidence is the share of it."""
@@ -86,6 +88,9 @@ class YunetFinder:
 
     def find(self, image: UInt8) -> list[Detection]:
         """See `FaceFinder`."""
+        low, narrow = (max(0, YUNET_LEAST - side) for side in image.shape[:2])
+        if low or narrow:
+            image = np.asarray(cv2.copyMakeBorder(image, 0, low, 0, narrow, cv2.BORDER_CONSTANT), np.uint8)
         _, rows = self._sized((image.shape[1], image.shape[0])).detect(image)
         if rows is None:
             return []

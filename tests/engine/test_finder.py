@@ -1,0 +1,193 @@
+"""Getting hold of the face model: named, cached, fetched, refused; and what finders make of odd pictures."""
+
+import hashlib
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.errors import FinderError
+from engine.signals import finder as finder_module
+from engine.signals.finder import MODEL_VARIABLE, YUNET_FILE, YUNET_SHA256, HaarFinder, load_finder
+
+SHARED = Path(__file__).parents[2] / ".." / "shared"
+
+
+@pytest.fixture
+def yunet_file():
+    path = SHARED / "data" / "yunet" / YUNET_FILE
+    if not path.is_file():
+        pytest.skip("needs ../shared/data/yunet")
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of its own; returns where the model would lie."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(MODEL_VARIABLE, raising=False)
+    return tmp_path / "cache" / "de3-live" / YUNET_FILE
+
+
+class Server:
+    """Answers every GET with `body`, or cuts it short, or (body None) says nothing until it is closed."""
+
+    def __init__(self):
+        self.body, self.length, self.status, self.asked, self.ended = b"", None, 200, 0, threading.Event()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                server.asked += 1
+                if server.body is None:
+                    server.ended.wait(30)
+                    return
+                self.send_response(server.status)
+                self.send_header("Content-Length", str(server.length or len(server.body)))
+                self.end_headers()
+                self.wfile.write(server.body)
+
+            def log_message(self, *_):
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_port}/{YUNET_FILE}"
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def close(self):
+        self.ended.set()
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join(10)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server = Server()
+    yield server
+    server.close()
+
+
+def one_line(notice):
+    assert "\n" not in notice
+    assert notice.endswith(".")
+    return notice
+
+
+def test_fetched_once_then_taken_from_the_cache(cache, server, yunet_file):
+    server.body = yunet_file.read_bytes()
+    finder, notice = load_finder(url=server.url)
+    assert finder.name == "YuNet"
+    assert "fetched once" in one_line(notice)
+    assert cache.read_bytes() == server.body
+    assert [file.name for file in cache.parent.iterdir()] == [YUNET_FILE]
+    again, notice = load_finder(url=server.url)
+    offline, _ = load_finder(url=server.url, offline=True)
+    assert (again.name, offline.name) == ("YuNet", "YuNet")
+    assert "cache" in one_line(notice)
+    assert server.asked == 1
+
+
+def test_another_file_is_neither_used_nor_kept(cache, server):
+    server.body = b"<html>please log in</html>"
+    finder, notice = load_finder(url=server.url)
+    assert finder.name == "Haar"
+    assert "SHA-256" in one_line(notice)
+    assert "--face-model" in notice
+    assert not cache.exists()
+
+
+def test_a_damaged_cache_is_replaced_and_never_used(cache, server, yunet_file):
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(yunet_file.read_bytes()[:-1] + b"x")
+    finder, _ = load_finder(url=server.url, offline=True)
+    assert finder.name == "Haar"
+    server.body = yunet_file.read_bytes()
+    finder, _ = load_finder(url=server.url)
+    assert finder.name == "YuNet"
+    assert hashlib.sha256(cache.read_bytes()).hexdigest() == YUNET_SHA256
+
+
+def test_offline_never_asks(cache, server):
+    finder, notice = load_finder(url=server.url, offline=True)
+    assert finder.name == "Haar"
+    assert "--offline" in one_line(notice)
+    assert server.asked == 0
+
+
+@pytest.mark.parametrize("trouble", ["refused", "missing", "cut short", "silent", "endless"])
+def test_a_server_in_trouble_means_haar_and_says_why(cache, server, monkeypatch, trouble):
+    monkeypatch.setattr(finder_module, "CONNECT_S", 0.3)
+    url = server.url
+    if trouble == "refused":
+        url = "http://127.0.0.1:9/nothing"
+    elif trouble == "missing":
+        server.status = 404
+    elif trouble == "cut short":
+        server.body, server.length = b"x" * 1000, 2000
+    elif trouble == "silent":
+        server.body = None
+    else:
+        server.body = b"x" * (finder_module.LARGEST_BYTES + 100_000)
+    finder, notice = load_finder(url=url)
+    assert finder.name == "Haar"
+    assert "could not be fetched" in one_line(notice)
+    assert not cache.exists()
+
+
+def test_a_cache_that_cannot_be_written_still_gives_yunet(cache, server, yunet_file):
+    cache.parent.parent.mkdir(parents=True)
+    cache.parent.write_text("a file where a folder should be")
+    server.body = yunet_file.read_bytes()
+    finder, notice = load_finder(url=server.url)
+    assert finder.name == "YuNet"
+    assert "this run only" in one_line(notice)
+
+
+def test_a_named_file_is_taken_from_the_flag_or_the_environment(cache, yunet_file, monkeypatch):
+    assert load_finder(yunet_file, offline=True)[0].name == "YuNet"
+    monkeypatch.setenv(MODEL_VARIABLE, str(yunet_file))
+    finder, notice = load_finder(offline=True)
+    assert finder.name == "YuNet"
+    assert str(yunet_file) in one_line(notice)
+
+
+@pytest.mark.parametrize("kind", ["absent", "folder", "empty", "text", "cut", "other network"])
+def test_a_named_file_that_cannot_serve_is_refused_in_one_sentence(cache, tmp_path, yunet_file, kind):
+    path = tmp_path / "model.onnx"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "other network":
+        parser = pytest.importorskip("onnx.parser")
+        head = '<ir_version: 8, opset_import: ["" : 17]> '
+        body = "g (float[1,3,64,64] x) => (float[1,3,64,64] y) { y = Relu(x) }"
+        path.write_bytes(parser.parse_model(head + body).SerializeToString())
+    elif kind != "absent":
+        contents = {"empty": b"", "text": b"hello", "cut": yunet_file.read_bytes()[:150_000]}
+        path.write_bytes(contents[kind])
+    with pytest.raises(FinderError) as caught:
+        load_finder(path)
+    sentence = one_line(str(caught.value))
+    assert str(path) in sentence
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 96), (3, 65), (20, 96), (31, 500), (32, 96), (65, 32), (500, 20)]
+)
+def test_odd_pictures_have_no_face_and_do_no_harm(yunet_file, size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    for finder in (load_finder(yunet_file)[0], HaarFinder()):
+        assert [finder.find(image) for _ in range(3)] == [[]] * 3
+
+
+def test_a_finder_remembers_nothing_and_serves_many_sizes(yunet_file):
+    generator = np.random.default_rng(1)
+    finder = load_finder(yunet_file)[0]
+    images = [generator.integers(0, 256, (40 + 16 * n, 64, 3), dtype=np.uint8) for n in range(8)]
+    assert [len(finder.find(image)) for image in images * 2] == [0] * 16
