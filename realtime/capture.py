@@ -74,10 +74,10 @@ def _capture(edge: Edge, job: CaptureJob) -> NoReturn:
         fell_back=bool(notes),
         notes=notes + finder_notes,
     )
-    edge.report(opened)
-    run = _Run(edge, out, tracker, job.duration_ns)
+    run = _Run(edge, out, tracker, job.duration_ns, opened)
     if not live:
         # A file was opened to see what is in it; its clock starts with the run.
+        run.announce()
         start = edge.await_start()
         run.begin(start)
         sources = [open_source(spec, paced=job.paced, anchor_ns=start.epoch_ns) for spec in specs]
@@ -145,19 +145,27 @@ def open_source(spec: SourceSpec, *, paced: bool, anchor_ns: int | None) -> Sour
 class _Run:
     """What goes from the sources' items to the recogniser, and what is counted on the way.
 
-    Before `begin` everything is thrown away: a device gives pictures before anybody wants them.
+    A device is announced as open with the first that it gives. Before `begin` everything is thrown away:
+    a device gives pictures before anybody wants them.
     """
 
     edge: Edge
     out: Sender
     tracker: "FaceTracker | None"
     duration_ns: int | None
+    opened: Opened | None
     epoch_ns: int | None = None
     end_ns: int | None = None
     drops: Counter[str] = field(default_factory=Counter)
     _counts: Counter[str] = field(default_factory=Counter)
     _last_frame_ns: int | None = None
     _last_ns: int = 0
+
+    def announce(self) -> None:
+        """Tell the main process, once, that the source is open."""
+        if self.opened is not None:
+            self.edge.report(self.opened)
+            self.opened = None
 
     def begin(self, start: Start) -> None:
         """From here on items count; those before the epoch still do not."""
@@ -166,6 +174,8 @@ class _Run:
 
     def take(self, item: Item) -> bool:
         """Deal with one item of the sources; True when the duration is over."""
+        if isinstance(item, Frame | Block):
+            self.announce()
         start = self.edge.beat(self._stats)
         if start is not None:
             self.begin(start)
@@ -188,6 +198,7 @@ class _Run:
 
     def end(self, kinds: tuple[str, ...]) -> None:
         """Say where the end is, and hand over what still waits."""
+        self.announce()
         last_ns = self._last_ns if self.end_ns is None else min(self._last_ns, self.end_ns)
         self.out.send(End(kinds, last_ns))
         while self.out.waiting:
