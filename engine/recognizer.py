@@ -22,7 +22,7 @@ from engine.lanes import Released
 from engine.resampler import Resampler
 from engine.signals.face import FaceTracker, load_finder
 from engine.types import Block, Float32, Frame, Observation, Scores, UInt8
-from engine.window import Timeline, Window
+from engine.window import UNBOUNDED_NS, Timeline, Window
 
 
 class Recognition:
@@ -209,7 +209,7 @@ class Recognizer:
         self._has_audio = has_audio
         self._resampler = Resampler(self.bundle.mel.rate_hz)
         self._stream = Stream(recognition, epoch_ns, has_video=has_video, has_audio=has_audio)
-        self._frames = self._blocks = 0
+        self._frames = self._faces = self._blocks = 0
         self._last_frame_ns: int | None = None
 
     @property
@@ -221,6 +221,11 @@ class Recognizer:
     def counts(self) -> Counter[str]:
         """What was late or lost, by cause (see `engine.lanes`)."""
         return self._stream.counts
+
+    @property
+    def face_share(self) -> float:
+        """Share of the pictures so far in which a face was found, 0..1; 0 before the first."""
+        return self._faces / self._frames if self._frames else 0.0
 
     @property
     def ready_ns(self) -> int:
@@ -243,7 +248,9 @@ class Recognizer:
         frame = Frame(t_ns=t_ns, seq=self._frames, image=_bgr(image))
         self._frames += 1
         self._last_frame_ns = t_ns
-        self._stream.add_observation(self._tracker.observe(frame))
+        observation = self._tracker.observe(frame)
+        self._faces += observation.face is not None
+        self._stream.add_observation(observation)
 
     def add_audio(self, t_ns: int, samples: ArrayLike, rate_hz: int = 16000) -> None:
         """Take sound, in blocks of any size, in the order of time.
@@ -258,9 +265,17 @@ class Recognizer:
         if not self._has_audio:
             raise ValueError("this Recognizer was opened with has_audio=False, so it takes no sound")
         t_ns, sound = self._resampler.push(_time(t_ns), _mono(samples), _rate(rate_hz))
-        if len(sound):
-            self._stream.add_block(Block(t_ns=t_ns, seq=self._blocks, samples=sound))
-            self._blocks += 1
+        self._add_sound(t_ns, sound)
+
+    def finish(self) -> None:
+        """Nothing more will come: every window is complete, and `ready_ns` is later than any end.
+
+        At the end of a file, before its last windows: so their ticks count for the baselines too, as they do
+        live. `clear_window` begins again.
+        """
+        self._add_sound(*self._resampler.flush())
+        self._stream.advance_video(UNBOUNDED_NS)
+        self._stream.advance_audio(UNBOUNDED_NS)
 
     def scores(self, t_ns: int) -> Scores:
         """The scores of the window that ends with the last tick (1/15 s) ended by `t_ns`.
@@ -291,6 +306,12 @@ class Recognizer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _add_sound(self, t_ns: int, samples: Float32) -> None:
+        """samples: (N,) float32 at the engine's rate, maybe none."""
+        if len(samples):
+            self._stream.add_block(Block(t_ns=t_ns, seq=self._blocks, samples=samples))
+            self._blocks += 1
 
 
 def softmax(logits: Float32, temperature: float = 1.0) -> Float32:

@@ -17,7 +17,8 @@ class Resampler:
     """Blocks of one source to `rate_hz`; a new rate, or a step in time of more than 20 ms, begins afresh.
 
     soxr holds samples back for its filter, so a block's output begins earlier than the block: the time
-    returned is that of the first sample returned. What is held back when it begins afresh (some ms) is lost.
+    returned is that of the first sample returned. What is held back when it begins afresh (some ms) is lost;
+    `flush` gives it where nothing follows.
     """
 
     def __init__(self, rate_hz: int) -> None:
@@ -37,10 +38,24 @@ class Resampler:
             self._source_hz = source_hz
             self._taken = self._given = 0
         sound = np.asarray(self._stream.resample_chunk(samples), dtype=np.float32)
-        # Output sample n stands for the source's time n / rate_hz, however late it comes out.
-        first_ns = (self._given * self._source_hz - self._taken * self._rate_hz) * SECOND_NS
-        start_ns = t_ns + first_ns // (self._source_hz * self._rate_hz)
+        start_ns = self._start_ns(t_ns)
         self._taken += len(samples)
         self._given += len(sound)
         self._end_ns = t_ns + len(samples) * SECOND_NS // source_hz
         return start_ns, sound
+
+    def flush(self) -> tuple[int, Float32]:
+        """What was held back, when nothing follows: time and samples, maybe none. The next begins afresh."""
+        if self._stream is None:
+            return self._end_ns, np.zeros(0, np.float32)
+        sound = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        self._stream = None
+        return self._start_ns(self._end_ns), np.asarray(sound, dtype=np.float32)
+
+    def _start_ns(self, t_ns: int) -> int:
+        """When the next sample that comes out is, where the next one that goes in is at `t_ns`.
+
+        Output sample n stands for the source's time n / rate_hz, however late it comes out.
+        """
+        first_ns = (self._given * self._source_hz - self._taken * self._rate_hz) * SECOND_NS
+        return t_ns + first_ns // (self._source_hz * self._rate_hz)

@@ -22,6 +22,7 @@ from trainer.data.takes import Take
 
 SCORE_HZ = 5
 STEP_NS = 1_000_000_000 // SCORE_HZ
+LONGEST_FRAME_NS = 200_000_000
 SMALLEST = 1e-9
 """Probabilities are floored here before the logarithm, so that one certain window does not decide a clip."""
 
@@ -125,7 +126,7 @@ def _score_group(group: list[Take], setting: Setting) -> list[ClipScore]:
         for take in group:
             if scores:
                 recogniser.clear_window(start_ns)
-            windows, end_ns = _play(recogniser, take.file, setting, start_ns)
+            windows, end_ns = score_windows(recogniser, take.file, setting, start_ns)
             scores.append(_clip_score(take, windows))
             # The next clip begins on the grid of the scores: nothing is scored twice or between clips.
             start_ns = -(-end_ns // STEP_NS) * STEP_NS
@@ -134,10 +135,12 @@ def _score_group(group: list[Take], setting: Setting) -> list[ClipScore]:
     return scores
 
 
-def _play(recogniser: Recognizer, file: Path, setting: Setting, start_ns: int) -> tuple[list[Scores], int]:
-    """All windows of a clip that starts at start_ns, and the time at which it ends."""
+def score_windows(
+    recogniser: Recognizer, file: Path, setting: Setting, start_ns: int = 0
+) -> tuple[list[Scores], int]:
+    """All windows of a clip that starts at start_ns, as a run of the program has them, and where it ends."""
     windows: list[Scores] = []
-    due_ns, end_ns = start_ns + STEP_NS, start_ns
+    due_ns, end_ns, last_ns = start_ns + STEP_NS, start_ns, None
     for item in play(file, setting.picture, setting.sound):
         t_ns = start_ns + item.t_ns
         # A block ends later than it begins, a frame counts half a tick on either side: a window is read
@@ -147,10 +150,13 @@ def _play(recogniser: Recognizer, file: Path, setting: Setting, start_ns: int) -
             due_ns += STEP_NS
         if isinstance(item, Frame):
             recogniser.add_frame(t_ns, item.image)
-            end_ns = max(end_ns, t_ns)
+            # The last picture stays as long as the one before it did, but no longer than this.
+            end_ns = max(end_ns, t_ns + (0 if last_ns is None else min(t_ns - last_ns, LONGEST_FRAME_NS)))
+            last_ns = t_ns
         else:
             recogniser.add_audio(t_ns, item.samples)
             end_ns = max(end_ns, t_ns + len(item.samples) * 1_000_000_000 // 16_000)
+    recogniser.finish()
     while due_ns <= end_ns or not windows:
         windows.append(recogniser.scores(due_ns))
         due_ns += STEP_NS

@@ -272,6 +272,25 @@ def test_resampled_sound_keeps_its_time_whatever_the_blocks(rate_hz: int) -> Non
             assert np.array_equal(samples, whole[placed : placed + len(samples)])
             placed += len(samples)
     assert placed > 14000
+    t_ns, rest = resampler.flush()
+    assert abs(t_ns - (5 * MS + placed * 62500)) <= 2
+    assert np.array_equal(rest, whole[placed:])
+    assert len(resampler.flush()[1]) == 0
+
+
+def test_at_the_end_all_that_was_held_back_counts(small: Bundle) -> None:
+    with Recognizer(small.path, engine="onnx", offline=True) as recognizer:
+        recognizer.add_frame(0, FRAME)
+        recognizer.add_audio(0, tone(88200, 44100), 44100)
+        assert recognizer.ready_ns == 0
+        before = recognizer.scores(1600 * MS).valid_audio
+        recognizer.finish()
+        assert recognizer.ready_ns > 1 << 60
+        # Of two seconds all bins but the first and the last, whose mel frames would reach beyond the sound.
+        assert recognizer.scores(2000 * MS).valid_audio == 198 / 400
+        assert before == 159 / 400
+        recognizer.clear_window()
+        assert recognizer.ready_ns == 0
 
 
 def test_a_step_in_time_begins_the_resampling_afresh() -> None:
