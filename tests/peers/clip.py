@@ -1,12 +1,13 @@
 """Media made for tests: a white picture and a beep at every full second, so that both can be timed.
 
     write_clip(tmp_path / "clip.mp4", seconds=4, video_start_s=0.5)
+    write_clip(tmp_path / "clip.mp4", picture=lambda time_s: image, sound=samples)  # anything else
     flashes(frames), beeps(blocks) -> seconds
 
 The container is chosen by the file's name; pictures are H.264, sound is AAC.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -30,30 +31,36 @@ def write_clip(
     video_start_s: float = 0.0,
     audio_start_s: float = 0.0,
     size: tuple[int, int] = (160, 120),
+    picture: Callable[[float], np.ndarray] | None = None,
+    sound: np.ndarray | None = None,
 ) -> Path:
-    """Writes a clip; `variable`: 15 to 60 pictures a second by chance, one of them at each full second."""
+    """Writes a clip; `variable`: 15 to 60 pictures a second by chance, one of them at each full second.
+
+    picture: what is seen at a time in seconds, BGR of `size`; sound: (N,) float32 at RATE_HZ.
+    """
     with av.open(str(path), "w") as container:
         if video:
             pictures = container.add_stream("libx264", options={"preset": "ultrafast", "g": "15"})
             pictures.width, pictures.height, pictures.pix_fmt = *size, "yuv444p"
             pictures.codec_context.time_base = Fraction(1, 30_000)
         if audio:
-            sound = container.add_stream("aac", rate=RATE_HZ, layout="mono")
+            voice = container.add_stream("aac", rate=RATE_HZ, layout="mono")
         if video:
             for time_s in picture_times(seconds, fps, variable):
                 if time_s >= video_start_s:
-                    frame = av.VideoFrame.from_ndarray(_picture(time_s, size), "bgr24")
+                    image = _picture(time_s, size) if picture is None else picture(time_s)
+                    frame = av.VideoFrame.from_ndarray(image, "bgr24")
                     frame.pts, frame.time_base = round(time_s * 30_000), Fraction(1, 30_000)
                     container.mux(pictures.encode(frame))
             container.mux(pictures.encode())
         if audio:
-            samples = sound_samples(seconds)
+            samples = sound_samples(seconds) if sound is None else sound
             first = round(audio_start_s * RATE_HZ)
             for start in range(first, len(samples), 1024):
                 part = av.AudioFrame.from_ndarray(samples[None, start : start + 1024], "fltp", "mono")
                 part.sample_rate, part.pts, part.time_base = RATE_HZ, start, Fraction(1, RATE_HZ)
-                container.mux(sound.encode(part))
-            container.mux(sound.encode())
+                container.mux(voice.encode(part))
+            container.mux(voice.encode())
     return path
 
 
@@ -94,6 +101,10 @@ def beeps(blocks: Sequence[Block]) -> list[float]:
     return [float(start) * 1e-9 for start in starts]
 
 
+def lit(time_s: float) -> bool:
+    """Whether the flash is on."""
+    return time_s >= 1 and (time_s + 1e-6) % 1 < FLASH_S
+
+
 def _picture(time_s: float, size: tuple[int, int]) -> np.ndarray:
-    white = time_s >= 1 and (time_s + 1e-6) % 1 < FLASH_S
-    return np.full((size[1], size[0], 3), 255 if white else 20, np.uint8)
+    return np.full((size[1], size[0], 3), 255 if lit(time_s) else 20, np.uint8)

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,7 +42,7 @@ def face_flags() -> list[str]:
 class Program:
     """One run. `lines` are the JSON log lines so far; `workers` the newest process of each worker."""
 
-    def __init__(self, *flags: str | Path, bundle: Path) -> None:
+    def __init__(self, *flags: str | Path, bundle: Path, env: Mapping[str, str] = os.environ) -> None:
         self.scratch = Path(tempfile.mkdtemp(prefix="de3-test-", dir="/tmp"))
         self.endpoint = f"ipc://{self.scratch}/feed"
         temporary = self.scratch / "tmp"
@@ -54,8 +55,7 @@ class Program:
         self.process = subprocess.Popen(
             command,
             cwd=self.scratch,
-            env=os.environ
-            | {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(temporary)},
+            env={**env, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(temporary)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
