@@ -223,9 +223,14 @@ class Recognizer:
         return self._stream.counts
 
     @property
-    def face_share(self) -> float:
-        """Share of the pictures so far in which a face was found, 0..1; 0 before the first."""
-        return self._faces / self._frames if self._frames else 0.0
+    def frames(self) -> int:
+        """How many pictures have come."""
+        return self._frames
+
+    @property
+    def faces(self) -> int:
+        """In how many of them a face was found."""
+        return self._faces
 
     @property
     def ready_ns(self) -> int:
