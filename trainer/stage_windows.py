@@ -35,7 +35,10 @@ class WindowsStage:
             self.network.window_model.load_state_dict(
                 {k[len("window_model.") :]: v for k, v in sound.items()}
             )
-        for part in (self.network.frame_encoder.appearance, self.network.frame_encoder.expression):
+        encoder, model = self.network.frame_encoder, self.network.window_model
+        self.frozen = [encoder.appearance, encoder.expression]
+        self.frozen += [model.get_submodule(name) for name in config.get("frozen", [])]
+        for part in self.frozen:
             part.requires_grad_(False)
         cache = Path(config["cache"])
         self.train = WindowSource(
@@ -54,6 +57,8 @@ class WindowsStage:
 
     def batches(self, seed: int) -> Iterator[WindowBatch]:
         self._renew_means(seed)
+        for part in self.frozen:
+            part.eval()  # their norms keep what they learned before
         yield from self.train.batches(np.random.default_rng(seed), self.config["batch"], self.steps)
 
     def loss(self, batch: WindowBatch) -> Tensor:
