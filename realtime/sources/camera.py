@@ -27,6 +27,7 @@ from realtime.sources.media import open_media
 log = logging.getLogger(__name__)
 
 _SILENT_S = 5.0
+_LETTING_GO_S = 0.5
 _INBOX = 4
 _PROBED = 5
 _BUFFERS = 2
@@ -128,10 +129,13 @@ class CameraSource:
             self.close()
 
     def close(self) -> None:
-        """Lets go at once; the reading thread gives the device back after the picture that it waits for."""
+        """The reading thread gives the device back after the picture that it waits for; that is waited for
+        too, so that the camera can be opened again, but not for long: it may be the last that ever came."""
         self._inbox.close()
         if self._thread is None:
             self._capture.release()
+        else:
+            self._thread.join(_LETTING_GO_S)
 
     def _read(self) -> None:
         clock, trial, seq = CameraClock(), True, 0
