@@ -1,11 +1,11 @@
 """The errors that cross module borders, each a sentence that a user can act on.
 
-    De3Error
-    ├── BundleError    a bundle is missing, damaged or of another schema
-    ├── BackendError   an inference engine is not installed or does not run this bundle
-    ├── FinderError    a face model was named that cannot be used
-    └── SourceError    a camera, microphone, file or stream cannot be opened or read
-        └── AbsentError    what was named does not exist; the sentence lists what there is
+De3Error
+├── BundleError    a bundle is missing, damaged or of another schema
+├── BackendError   an inference engine is not installed or does not run this bundle
+├── FinderError    a face model was named that cannot be used
+└── SourceError    a camera, microphone, file or stream cannot be opened or read
+    └── AbsentError    what was named does not exist; the sentence lists what there is
 """
 
 

@@ -83,7 +83,6 @@ class Publisher:
         self.endpoint: str = self._socket.get_string(zmq.LAST_ENDPOINT)
         """Where it is bound, with the real port where `*` was asked for."""
         self._file = _socket_file(self.endpoint)
-        self._file = _socket_file(self.endpoint)
 
     def publish(self, message: Message) -> None:
         """Send one message. Raises WireError where a reader would refuse it."""
@@ -295,12 +294,6 @@ def _bind(socket: "zmq.Socket[bytes]", endpoint: str) -> None:
                 f"{endpoint} is in use, perhaps by another run: end that one, or name another with --bind."
             ) from error
         raise FeedError(f"{endpoint} cannot be bound: {error.strerror}.") from error
-
-
-def _socket_file(endpoint: str) -> tuple[Path, int] | None:
-    """The file of an ipc endpoint and its number on disk, where there is one."""
-    path = Path(endpoint.removeprefix("ipc://"))
-    return (path, path.stat().st_ino) if endpoint.startswith("ipc://") and path.exists() else None
 
 
 def _socket_file(endpoint: str) -> tuple[Path, int] | None:
