@@ -18,6 +18,8 @@ from pathlib import Path
 import av
 
 PIECE = 7 * 188
+RUN_IN_S = 0.05
+"""Between two rounds: sound begins some ms before time 0, and may not go back behind the last round's."""
 SDP = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:track1\r\n"
 
 
@@ -84,7 +86,7 @@ class RtspServer:
         rounds = iter(int, 1) if self._loop else range(1)
         with av.open(written, "w", format="mpegts", options={"flush_packets": "1"}) as out:
             streams: dict[int, av.stream.Stream] = {}
-            begin, shift_s = time.monotonic(), 0.0
+            begin, shift_s, end_s = time.monotonic(), 0.0, 0.0
             for _ in rounds:
                 with av.open(str(self._path)) as source:
                     for stream in source.streams:
@@ -94,6 +96,7 @@ class RtspServer:
                         if packet.dts is None:
                             continue
                         due_s = shift_s + float(packet.dts * packet.time_base)
+                        end_s = max(end_s, due_s + float((packet.duration or 0) * packet.time_base))
                         if self._over.wait(max(0.0, begin + due_s - time.monotonic())):
                             return
                         self.first_sent_ns = self.first_sent_ns or time.monotonic_ns()
@@ -102,7 +105,7 @@ class RtspServer:
                         packet.stream = streams[packet.stream.index]
                         out.mux(packet)
                         yield from written.pieces()
-                    shift_s += source.duration / 1e6
+                    shift_s = end_s + RUN_IN_S
         yield from written.pieces()
 
     def __enter__(self) -> "RtspServer":
