@@ -191,6 +191,7 @@ class Session:
         if self._start is not None:
             self.supervisor.tell(opened.worker, self._start)
             self._tell_expected()
+            self._say_what()
 
     def _took_failure(self, failed: Failed) -> None:
         place = self._places.get(failed.worker)
@@ -266,6 +267,7 @@ class Session:
         self._down.discard(name)
         if self._start is not None:
             self._tell_expected()
+            self._say_what()
 
     def _maybe_start(self, now_ns: int) -> None:
         """Begin once the recogniser is ready and all sources are open, or patience is over."""
@@ -282,7 +284,9 @@ class Session:
         self._tell_expected()
         for place in opened:
             self.supervisor.tell(place.part.worker, self._start)
-        self._say_what(opened)
+        self._say_what()
+        seconds = (now_ns - self._begun_ns) / NS
+        self.lines.info(f"ready after {seconds:.1f} s", ready_s=round(seconds, 3))
 
     def _expected(self, start: Start) -> Start:
         places = self._places.values()
@@ -307,14 +311,14 @@ class Session:
     def _all_finished(self) -> bool:
         return bool(self._places) and all(place.finished for place in self._places.values())
 
-    def _say_what(self, opened: list[_Place]) -> None:
-        infos = [place.opened for place in opened if place.opened is not None]
+    def _say_what(self) -> None:
+        """What is seen and heard; said again where that is something else, as sources come late or go."""
+        infos = [place.opened for place in self._places.values() if place.opened is not None]
         seen = next((info.name for info in infos if info.has_video), None)
         heard = next((info.name for info in infos if info.has_audio), None)
-        self.condition.picture, self.condition.sound = seen, heard
-        seconds = (time.monotonic_ns() - self._begun_ns) / NS
-        self.lines.info(f"picture: {seen or 'none'}; sound: {heard or 'none'}", picture=seen, sound=heard)
-        self.lines.info(f"ready after {seconds:.1f} s", ready_s=round(seconds, 3))
+        if (seen, heard) != (self.condition.picture, self.condition.sound):
+            self.condition.picture, self.condition.sound = seen, heard
+            self.lines.info(f"picture: {seen or 'none'}; sound: {heard or 'none'}", picture=seen, sound=heard)
 
     def _check_overtime(self, now_ns: int) -> None:
         """Sources that are dead cannot say that the duration is over."""
