@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trainer.metrics import unweighted_average_recall
@@ -26,6 +27,8 @@ class VoicesStage:
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
         self.network = DE3(config)
+        if "start_weights" in config:
+            self.network.load_state_dict(load_file(config["start_weights"]))
         model = self.network.window_model
         self.network.requires_grad_(False)
         for part in (model.sound_in, model.sound_encoder, model.pools[AUDIO], model.heads[AUDIO]):

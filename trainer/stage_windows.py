@@ -19,6 +19,8 @@ from trainer.metrics import unweighted_average_recall
 from trainer.model.de3 import DE3
 from trainer.window_batches import WindowBatch, WindowSource
 
+SOUND_PARTS = ("sound_in", "sound_encoder", "pools.1", "heads.1")
+
 
 class WindowsStage:
     """`stage = "windows"`; see `trainer.train.Stage`."""
@@ -28,13 +30,10 @@ class WindowsStage:
         self.network = DE3(config)
         start = load_file(config["frame_encoder_weights"])
         self.network.frame_encoder.load_state_dict(start)
+        if "start_weights" in config:
+            self.network.load_state_dict(load_file(config["start_weights"]))
         if "voice_weights" in config:
-            sound = {
-                k: v for k, v in load_file(config["voice_weights"]).items() if k.startswith("window_model.")
-            }
-            self.network.window_model.load_state_dict(
-                {k[len("window_model.") :]: v for k, v in sound.items()}
-            )
+            load_sound(self.network, load_file(config["voice_weights"]))
         encoder, model = self.network.frame_encoder, self.network.window_model
         self.frozen = [encoder.appearance, encoder.expression]
         self.frozen += [model.get_submodule(name) for name in config.get("frozen", [])]
@@ -129,6 +128,14 @@ class WindowsStage:
             logits.append(window_logits(network, batch).float().numpy())
             truth.append(batch.labels)
         return np.concatenate(logits), np.concatenate(truth)
+
+
+def load_sound(network: DE3, weights: dict[str, Tensor]) -> None:
+    """The sound branch, and nothing else, from weights of a whole network."""
+    state = network.state_dict()
+    for part in SOUND_PARTS:
+        state |= {name: value for name, value in weights.items() if name.startswith(f"window_model.{part}.")}
+    network.load_state_dict(state)
 
 
 def window_logits(network: DE3, batch: WindowBatch) -> Tensor:

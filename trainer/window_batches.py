@@ -21,6 +21,7 @@ from trainer.prepare_voices import Mels, open_mels, voiced
 TICK_HZ, TICKS, MEL_HZ, BINS = 15, 60, 100, 400
 PRIOR_S, TAU_S = 2.0, 60.0
 SHORTEST_S = 0.8
+EARLY_SHARE = 0.2  # windows that may end before anybody spoke: of them the model must not be sure
 REFRESH_TICKS = 10  # ticks a clip from which its mean motion token is renewed every epoch
 Rng = np.random.Generator
 Float32 = NDArray[np.float32]
@@ -163,7 +164,8 @@ class WindowSource:
         length_s = (
             self.mels.bins[session, take] / MEL_HZ if take is not None else self.clips.ticks[clip] / TICK_HZ
         )
-        begin_s = self.onsets[take] / speed if take is not None else 0.0
+        early = rng.random() < EARLY_SHARE
+        begin_s = 0.0 if early or take is None else self.onsets[take] / speed
         # The larger of two draws: a live window mostly is a full one.
         end_s = float(length_s if calm else rng.uniform(begin_s + SHORTEST_S, length_s + 0.3, 2).max())
         row = {"labels": np.int64(label)}

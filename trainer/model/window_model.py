@@ -222,7 +222,19 @@ class WindowModel(nn.Module):
             self.pools[1](sound_up, sound_mask),
             self.pools[2](joint, joint_mask),
         )
-        seen, spoken, both = (head(pool) for head, pool in zip(self.heads, pooled, strict=True))
-        # The fused head corrects the sum of the two others, which already is a good fusion.
-        both = both + seen * video_mask.any(1, keepdim=True) + spoken * sound_mask.any(1, keepdim=True)
+        seen, spoken, joint = (head(pool) for head, pool in zip(self.heads, pooled, strict=True))
+        both = joint if self.training else _agreed(seen, spoken, joint, video_mask, sound_mask)
         return torch.stack((seen, spoken, both), 1), attention_video, attention_audio
+
+
+def _agreed(
+    seen_BL: Tensor, spoken_BL: Tensor, joint_BL: Tensor, video_mask: Tensor, sound_mask: Tensor
+) -> Tensor:
+    """(B, L): geometric mean of what the joint head and the heads of the present senses say.
+
+    Each learns alone. A joint head that learns to correct the two others does well on made faces only.
+    """
+    has_video, has_audio = (mask.any(1, keepdim=True).to(joint_BL.dtype) for mask in (video_mask, sound_mask))
+    total = F.log_softmax(joint_BL, 1)
+    total = total + F.log_softmax(seen_BL, 1) * has_video + F.log_softmax(spoken_BL, 1) * has_audio
+    return total / (1 + has_video + has_audio)
