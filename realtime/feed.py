@@ -89,7 +89,7 @@ class Publisher:
         self._socket.send_multipart(encode(message))
 
     def close(self) -> None:
-        """What has been published has `LINGER_MS` to leave; the socket's file goes too, if it still is ours."""
+        """What has been published has `LINGER_MS` to leave; the socket's file goes too, if still ours."""
         self._end(LINGER_MS)
         if self._file is not None and _socket_file(self.endpoint) == self._file:
             self._file[0].unlink(missing_ok=True)
