@@ -89,7 +89,7 @@ def _capture(edge: Edge, job: CaptureJob) -> NoReturn:
         for source in sources:
             source.close()
     run.end(kinds)
-    edge.finish()
+    edge.finish(run.stats)
 
 
 def _what_exists(job: CaptureJob) -> tuple[tuple[SourceSpec, ...], tuple[str, ...]]:
@@ -176,7 +176,7 @@ class _Run:
         """Deal with one item of the sources; True when the duration is over."""
         if isinstance(item, Frame | Block):
             self.announce()
-        start = self.edge.beat(self._stats)
+        start = self.edge.beat(self.stats)
         if start is not None:
             self.begin(start)
         self.out.pump()
@@ -203,7 +203,7 @@ class _Run:
         self.out.send(End(kinds, last_ns))
         while self.out.waiting:
             self.out.wait(WAIT_MS)
-            self.edge.beat(self._stats)
+            self.edge.beat(self.stats)
 
     def _frame(self, frame: Frame) -> None:
         assert self.tracker is not None
@@ -225,9 +225,10 @@ class _Run:
     def _make_room(self) -> None:
         while self.out.keep_all and self.out.full:
             self.out.wait(WAIT_MS)
-            self.edge.beat(self._stats)
+            self.edge.beat(self.stats)
 
-    def _stats(self, elapsed_s: float) -> Stats:
+    def stats(self, elapsed_s: float) -> Stats:
+        """What happened since they were last given, in `elapsed_s` seconds; drops since the start."""
         counts, self._counts = self._counts, Counter()
         drops = {cause: count for cause, count in self.drops.items() if count}
         if self.out.dropped:

@@ -68,10 +68,9 @@ def _recognise(edge: Edge, job: RecogniseJob) -> NoReturn:
     recogniser = Recogniser(Stream(recognition, start.epoch_ns), schedule, start.live)
     recogniser.expect(video=start.has_video, audio=start.has_audio)
     _turn(edge, inbox, recogniser)
-    edge.finish()
 
 
-def _turn(edge: Edge, inbox: Receiver, recogniser: "Recogniser") -> None:
+def _turn(edge: Edge, inbox: Receiver, recogniser: "Recogniser") -> NoReturn:
     """The worker's loop: wait for messages, take them, score what is due; until everything has ended."""
     counts: Counter[str] = Counter()
     poller = zmq.Poller()
@@ -102,6 +101,7 @@ def _turn(edge: Edge, inbox: Receiver, recogniser: "Recogniser") -> None:
                 edge.reports.wait(WAIT_MS)
                 edge.beat(stats)
             edge.beat(stats)
+    edge.finish(stats)
 
 
 def _timeout_ms(wake_ns: int | None) -> int:

@@ -67,10 +67,7 @@ class Edge:
             self._beaten_ns = now_ns
             self.report(Heartbeat(self.name, os.getpid()))
         if stats is not None and now_ns - self._counted_ns >= STATS_NS:
-            elapsed_s = (now_ns - self._counted_ns) / 1e9 if self._counted_ns else 0.0
-            self._counted_ns = now_ns
-            if elapsed_s:
-                self.report(stats(elapsed_s))
+            self._give(stats)
         while self._lines:
             self.report(self._lines.popleft())
         self.reports.pump()
@@ -88,14 +85,23 @@ class Edge:
                 self.pipe.poll(BEAT_NS / 2e9)
         return start
 
-    def finish(self) -> NoReturn:
+    def finish(self, stats: Callable[[float], Stats]) -> NoReturn:
         """Say that everything has been sent, and stay: what was sent last may still wait here to be fetched.
 
-        Ends with StoppedError, when the main process has all that it wants.
+        The last `stats` go before it, so that nothing lost at the end goes uncounted. Ends with StoppedError,
+        when the main process has all that it wants.
         """
+        self._give(stats)
         self.report(Finished(self.name))
         while True:
             self.await_start()
+
+    def _give(self, stats: Callable[[float], Stats]) -> None:
+        now_ns = time.monotonic_ns()
+        elapsed_s = (now_ns - self._counted_ns) / 1e9 if self._counted_ns else 0.0
+        self._counted_ns = now_ns
+        if elapsed_s:
+            self.report(stats(elapsed_s))
 
     def _command(self) -> Start | None:
         try:

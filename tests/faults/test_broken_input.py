@@ -9,6 +9,7 @@ import pytest
 
 from tests.peers.clip import write_clip
 from tests.peers.program import Program
+from tests.realtime.test_media import fast_start
 
 
 def _records(path: Path) -> list[dict[str, object]]:
@@ -91,6 +92,15 @@ def test_odd_media_run_to_their_end(
     assert times == sorted(times)
     heard = [record["valid"]["audio"] > 0 for record in records]
     assert any(heard) == audio
+
+
+def test_what_was_lost_at_the_very_end_is_told(bundle: Path, tmp_path: Path) -> None:
+    whole = fast_start(write_clip(tmp_path / "whole.mp4", seconds=6, fps=10)).read_bytes()
+    part = tmp_path / "part.mp4"
+    part.write_bytes(whole[: len(whole) * 7 // 10])
+    with Program("--camera", part, "--no-pace", bundle=bundle) as program:
+        assert program.end() == 0
+        assert program.lines[-1]["drops"]["truncated"] >= 1
 
 
 @pytest.mark.parametrize(
