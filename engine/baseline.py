@@ -46,11 +46,16 @@ class SlowMean:
         return self._seconds / (self._seconds + self._prior_s)
 
 
+RISE = 2.0
+"""Natural log of power above the quietest bin: less is no voice, but a room in which nobody has spoken yet."""
+
+
 class VoiceGate:
     """Which mel bins are voiced: those near the loudest of the `span` bins that end with them.
 
     A bin is voiced where its mean over bands exceeds the loudest such mean, less `floor` (natural log of
-    power). Each bin looks back only, so the answer does not depend on how the bins are cut into calls.
+    power), and the quietest by `RISE`, so that silence before the first word does not count. Each bin looks
+    back only, so the answer does not depend on how the bins are cut into calls.
     """
 
     def __init__(self, span: int, floor: float) -> None:
