@@ -47,15 +47,17 @@ class SlowMean:
 
 
 RISE = 2.0
-"""Natural log of power above the quietest bin: less is no voice, but a room in which nobody has spoken yet."""
+"""Natural log of power above the quiet: less is no voice, but a room in which nobody has spoken yet."""
+QUIET_SHARE = 0.1
+"""Of the bins heard this share is at most as loud as the quiet; the very quietest may be digital silence."""
 
 
 class VoiceGate:
     """Which mel bins are voiced: those near the loudest of the `span` bins that end with them.
 
     A bin is voiced where its mean over bands exceeds the loudest such mean, less `floor` (natural log of
-    power), and the quietest by `RISE`, so that silence before the first word does not count. Each bin looks
-    back only, so the answer does not depend on how the bins are cut into calls.
+    power), and the quiet (the lowest tenth) by `RISE`, so that silence before the first word does not count.
+    Each bin looks back only, so the answer does not depend on how the bins are cut into calls.
     """
 
     def __init__(self, span: int, floor: float) -> None:

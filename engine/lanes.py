@@ -188,11 +188,10 @@ class SoundLane:
         self.restart(epoch_ns)
 
     def restart(self, epoch_ns: int) -> None:
-        """Forget all sound but the voice's mean, and begin at `epoch_ns`."""
+        """Forget all sound but the voice's mean and how loud it was, and begin at `epoch_ns`."""
         self.grid = Grid(epoch_ns, self._hz)
         self.bound_ns = epoch_ns
         self._front = LogMel(self._mel_params)
-        self._gate.restart()
         self._end = 0
         self._oldest: int | None = None
         self._folded = 0
