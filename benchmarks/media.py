@@ -34,6 +34,7 @@ from realtime.sources.media import open_media
 SCORES_HZ = 5
 STEP_NS = 1_000_000_000 // SCORES_HZ
 SOUND_HZ = 16_000
+LONGEST_FRAME_NS = 200_000_000
 
 
 def parser() -> argparse.ArgumentParser:
@@ -80,11 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def played(recognizer: Recognizer, file: Path, seconds: float | None = None) -> Iterator[Scores]:
-    """The windows of a clip, or of its first seconds, in order.
+    """The windows of a clip, or of its first seconds, in order, to its end as the program has it.
 
     Raises SourceError where the file cannot be played.
     """
-    end_ns, last_ns = STEP_NS, 0
+    end_ns, last_ns, before_ns = STEP_NS, 0, None
     source = open_media(str(file), paced=False)
     with contextlib.closing(source):
         for item in source:
@@ -94,7 +95,9 @@ def played(recognizer: Recognizer, file: Path, seconds: float | None = None) -> 
                 break
             if isinstance(item, Frame):
                 recognizer.add_frame(item.t_ns, item.image)
-                last_ns = max(last_ns, item.t_ns)
+                # The last picture stays as long as the one before it did, but no longer than this.
+                stays_ns = 0 if before_ns is None else min(item.t_ns - before_ns, LONGEST_FRAME_NS)
+                last_ns, before_ns = max(last_ns, item.t_ns + stays_ns), item.t_ns
             else:
                 recognizer.add_audio(item.t_ns, item.samples)
                 last_ns = max(last_ns, item.t_ns + len(item.samples) * 1_000_000_000 // SOUND_HZ)
