@@ -5,6 +5,7 @@ It knows nothing about workers or devices: it is a subscriber like any other. Da
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ PATIENCE_S = 3.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 after Ctrl-C or a closed pipe, 1 where the feed or a flag is wrong."""
+    # A shell that starts it in the background hands it SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     given = _parser().parse_args(arguments)
     try:
         _listen(given)
