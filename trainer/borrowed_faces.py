@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.signals.align import TEMPLATE
+from trainer.data.stills import BORDER, TILE, enlarged, grey
 from trainer.face_mesh import similarities
 from trainer.labels import LABELS
 
@@ -22,8 +23,6 @@ UInt8 = NDArray[np.uint8]
 MOST_OF_A_LABEL = 1500
 CLEAR_SHARE = 0.5
 OTHER_VOTES = ("contempt", "unknown", "no_face")
-TILE = 48
-BORDER = 40
 ENLARGE = {"ferplus": 4, "lfw": 2}
 CONFIDENT = 0.6
 MOST_RESIDUAL_PX = 4.0  # at crop scale; profiles and odd finds lie further from the template
@@ -75,12 +74,6 @@ class _Row:
     label: int
 
 
-def _enlarged(picture: UInt8, factor: int) -> UInt8:
-    """The still `factor` times as large, with a replicated border that gives the finder room."""
-    large = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    return np.asarray(cv2.copyMakeBorder(large, *[BORDER] * 4, cv2.BORDER_REPLICATE), np.uint8)
-
-
 def load(root: Path, split: str, cache: Path, progress: Callable[[int, int], None] | None = None) -> Bank:
     """The stills of "train" or "dev" under `root` (`ferplus`, `lfw_expressions`, `yunet`).
 
@@ -128,7 +121,7 @@ def _ferplus(folder: Path, split: str) -> list[_Row]:
         order = np.random.default_rng(label).permutation(len(found))[:MOST_OF_A_LABEL]
         for sheet, tile, name in (found[index] for index in sorted(order)):
             if sheet not in sheets:
-                sheets[sheet] = _grey(folder / sheet)
+                sheets[sheet] = grey(folder / sheet)
             top, left = (TILE * n for n in divmod(tile, 32))
             picture = sheets[sheet][top : top + TILE, left : left + TILE].copy()
             rows.append(
@@ -148,7 +141,7 @@ def _lfw(folder: Path, split: str) -> list[_Row]:
                 continue
             label = LABELS.index(row["label"])
             rows.append(
-                _Row(picture=_grey(path), corpus="lfw", name=f"lfw/{path.stem}", person=person, label=label)
+                _Row(picture=grey(path), corpus="lfw", name=f"lfw/{path.stem}", person=person, label=label)
             )
     return rows
 
@@ -160,7 +153,7 @@ def _find(rows: list[_Row], model: Path, progress: Callable[[int, int], None] | 
     finder = cv2.FaceDetectorYN.create(str(model), "", (320, 320), CONFIDENT)
     points = np.full((len(rows), 5, 2), np.nan, np.float32)
     for index, row in enumerate(rows):
-        large = _enlarged(row.picture, ENLARGE[row.corpus])
+        large = enlarged(row.picture, ENLARGE[row.corpus])
         finder.setInputSize(large.shape[::-1])
         _, faces = finder.detect(cv2.cvtColor(large, cv2.COLOR_GRAY2BGR))
         if faces is not None:
@@ -178,10 +171,3 @@ def _frontal(points: NDArray[np.float32]) -> NDArray[np.bool_]:
         laid = points @ to_crop[:, :, :2].transpose(0, 2, 1) + to_crop[:, None, :, 2]
         residual = np.sqrt(((laid - TEMPLATE) ** 2).sum(-1).mean(-1))
         return np.asarray(residual < MOST_RESIDUAL_PX)
-
-
-def _grey(path: Path) -> UInt8:
-    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if picture is None:
-        raise FileNotFoundError(f"{path} cannot be read as a picture.")
-    return np.asarray(picture, np.uint8)

@@ -53,7 +53,8 @@ def main() -> None:
     arguments = parser.parse_args()
     config = tomllib.loads(arguments.config.read_text())
     network = load_network(config, arguments.weights)
-    dev, test = (_source(config, network, clips, split) for clips, split in _sets(config, arguments.test))
+    dev = _source(config, network, Path(config["dev_clips"]), "dev")
+    test = _source(config, network, arguments.test, "test")
     fitted = {sense: draw_logits(network, dev, 11, sense) for sense in ("both", "voice", "face")}
     for head, name in enumerate(HEADS):
         senses = {"video": ("both", "face"), "audio": ("both", "voice"), "fused": ("both", "voice", "face")}[
@@ -75,10 +76,6 @@ def main() -> None:
     state = load_file(arguments.weights) | {"temperatures": network.temperatures.clone()}
     save_file(state, arguments.out)
     print(json.dumps(report, indent=1))
-
-
-def _sets(config: dict[str, Any], test: Path) -> list[tuple[Path, str]]:
-    return [(Path(config["dev_clips"]), "dev"), (test, "test")]
 
 
 def _source(config: dict[str, Any], network: DE3, clips: Path, split: str) -> WindowSource:

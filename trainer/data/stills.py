@@ -12,10 +12,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from engine.signals.face import FaceFinder
 from numpy.typing import NDArray
 
 from engine.signals.align import TEMPLATE, points_from_box, similarity, warp
+from engine.signals.face import FaceFinder
 from trainer.labels import LABELS
 
 TILE = 48
@@ -30,7 +30,7 @@ class Stills:
 
     crops: (N, 112, 112) uint8, grey.
     votes: (N, L) float32, share of the raters' votes for each label, summing to 1.
-    points: (N, 5, 2) float32, the face points in the enlarged still, NaN where none was found.
+    points: (N, 5, 2) float32, the face points in the enlarged still, the usual places where none was found.
     found: (N,) bool, whether the finder saw a face (else the whole still was taken).
     """
 
@@ -64,7 +64,7 @@ def load_ferplus(root: Path, split: str) -> tuple[list[NDArray[np.uint8]], NDArr
             if counts.sum() <= others:
                 continue
             if row["sheet"] not in sheets:
-                sheets = {row["sheet"]: _grey(root / row["sheet"])}
+                sheets = {row["sheet"]: grey(root / row["sheet"])}
             top, left = (TILE * n for n in divmod(int(row["tile"]), 32))
             pictures.append(sheets[row["sheet"]][top : top + TILE, left : left + TILE].copy())
             votes.append(counts / counts.sum())
@@ -83,7 +83,7 @@ def load_lfw(root: Path) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32]]:
                 continue
             share = np.full(len(LABELS), LABEL_SMOOTHING_LFW / len(LABELS), np.float32)
             share[LABELS.index(row["label"])] += 1 - LABEL_SMOOTHING_LFW
-            pictures.append(_grey(path))
+            pictures.append(grey(path))
             votes.append(share)
     return pictures, np.stack(votes)
 
@@ -119,7 +119,8 @@ def enlarged(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     return cv2.copyMakeBorder(large, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REPLICATE)
 
 
-def _grey(path: Path) -> NDArray[np.uint8]:
+def grey(path: Path) -> NDArray[np.uint8]:
+    """(H, W) uint8: a picture file. Raises FileNotFoundError where it cannot be read."""
     picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if picture is None:
         raise FileNotFoundError(f"cannot read the picture {path}")
