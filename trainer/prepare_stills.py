@@ -7,9 +7,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from engine.signals.face import load_finder
 from rich.console import Console
 
+from engine.signals.face import load_finder
 from trainer.data.stills import ENLARGE, Stills, aligned, load_ferplus, load_lfw
 
 
