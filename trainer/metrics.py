@@ -1,4 +1,4 @@
-"""How good scores are: recalls, confusion, calibration, and how sure one can be with so few speakers.
+"""How good scores are: recalls, confusion, calibration, concordance, and how sure few speakers let one be.
 
 It knows nothing of models, files or heads: arrays come in, a `Summary` goes out.
 """
@@ -77,6 +77,21 @@ def calibration_error(probabilities: Float64, targets: Int64, bins: int = 15) ->
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gap = np.bincount(place, weights=right - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(targets))
+
+
+def concordance(answers: NDArray[Any], targets: NDArray[Any]) -> float:
+    """Concordance correlation coefficient (Lin 1989) of one continuous attribute, -1..1.
+
+    answers, targets: (N,); pairs whose target is NaN are left out. Population moments, as in the loss.
+    NaN where fewer than two pairs are left, or both sides are one and the same constant.
+    """
+    known = ~np.isnan(targets)
+    answers, targets = answers[known].astype(np.float64), targets[known].astype(np.float64)
+    if len(targets) < 2:
+        return float("nan")
+    covariance = np.mean((answers - answers.mean()) * (targets - targets.mean()))
+    spread = answers.var() + targets.var() + (answers.mean() - targets.mean()) ** 2
+    return float(2 * covariance / spread) if spread > 0 else float("nan")
 
 
 def speaker_interval(confusions: Int64, seed: int, draws: int = 2000) -> tuple[float, float]:

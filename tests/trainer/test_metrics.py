@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from trainer.metrics import calibration_error, mean_recall, recalls, speaker_interval, summarise
+from trainer.metrics import (
+    calibration_error,
+    concordance,
+    mean_recall,
+    recalls,
+    speaker_interval,
+    summarise,
+)
 
 LABELS = ("neutral", "happy", "sad")
 
@@ -23,6 +30,22 @@ def test_one_confidence_gives_its_distance_from_the_accuracy(confidence: float, 
     probabilities = np.tile([confidence, 1 - confidence], (10, 1))
     targets = np.array([0] * int(10 * accuracy) + [1] * (10 - int(10 * accuracy)))
     assert calibration_error(probabilities, targets) == pytest.approx(abs(accuracy - confidence))
+
+
+def test_concordance_is_correlation_less_what_scale_and_offset_cost() -> None:
+    targets = np.array([0.0, 1.0, 2.0, 3.0])  # variance 1.25
+    assert concordance(targets, targets) == pytest.approx(1)
+    assert concordance(3 - targets, targets) == pytest.approx(-1)
+    assert concordance(targets + 1, targets) == pytest.approx(2 * 1.25 / (1.25 + 1.25 + 1))
+    assert concordance(targets * 2, targets) == pytest.approx(2 * 2.5 / (5 + 1.25 + 1.5**2))
+    assert concordance(np.full(4, 1.5), targets) == 0
+
+
+def test_pairs_without_a_target_do_not_count_for_concordance() -> None:
+    answers, targets = np.array([0.1, 0.9, 0.4, 7.0]), np.array([0.0, 1.0, 0.5, np.nan])
+    assert concordance(answers, targets) == concordance(answers[:3], targets[:3])
+    assert np.isnan(concordance(answers[:1], targets[:1]))
+    assert np.isnan(concordance(np.ones(3), np.ones(3)))
 
 
 def test_gaps_of_two_bins_do_not_cancel() -> None:
