@@ -132,7 +132,7 @@ class WindowSource:
         """Batches in which labels are level and kinds come in the source's shares."""
         for _ in range(steps):
             kinds = rng.choice(3, size, p=self.shares)
-            yield self.collate([self.draw(rng, int(kind), int(rng.integers(len(LABELS)))) for kind in kinds])
+            yield self.collate([self.draw(rng, int(kind), self._label(rng, int(kind))) for kind in kinds])
 
     def draw(self, rng: Rng, kind: int, label: int) -> dict[str, NDArray]:
         """One window: kind 0 is both senses, 1 the voice alone, 2 the face alone."""
@@ -142,6 +142,11 @@ class WindowSource:
         return self.window(
             rng, label=label, clip=clip, take=int(self.clips.voices[clip]) if kind == 0 else None
         )
+
+    def _label(self, rng: Rng, kind: int) -> int:
+        """One of the labels that this kind of window has here: few sets have all seven."""
+        there = [i for i, some in enumerate(self.takes if kind == 1 else self.of_label) if len(some)]
+        return there[int(rng.integers(len(there)))]
 
     def _onset_s(self, take: int) -> float:
         """When somebody begins to speak in a take; a window that ends before tells nothing of its label."""
@@ -236,8 +241,9 @@ class WindowSource:
             gain = np.float32(0 if calm else rng.normal(0, 1))
             mel[mask] += gain
             others = self.same_speaker[self.voices.speakers[take]]
-            count = 0 if rng.random() < 0.3 else int(rng.integers(1, 13))
-            chosen = rng.choice(others[others != take], count)
+            others = others[others != take]
+            count = 0 if rng.random() < 0.3 or not len(others) else int(rng.integers(1, 13))
+            chosen = rng.choice(others, count)
             own = mel[mask][voiced(mel[mask])] if mask.any() else mel[:0]
             means = self.mels.means[session, chosen] + gain
             if len(own):
