@@ -52,6 +52,7 @@ class WindowsStage:
         self.steps = config["steps"]
         self.network.voice_mean.copy_(torch.from_numpy(self.train.voice_mean))
         self.smoothing = config["label_smoothing"]
+        self.heads = tuple(config["window_model"].get("trained_heads", HEADS))
         self.dev_rows = self._dev_rows()
 
     def batches(self, seed: int) -> Iterator[WindowBatch]:
@@ -67,7 +68,7 @@ class WindowsStage:
         heard = torch.from_numpy(batch.audio_mask.any(1))
         total = torch.zeros(())
         for head, present in enumerate((seen, heard, seen | heard)):
-            if present.any():
+            if present.any() and HEADS[head] in self.heads:
                 chosen = logits_BHL[present, head].float()
                 loss = F.cross_entropy(chosen, labels[present], label_smoothing=self.smoothing)
                 total = total + loss * present.float().mean()

@@ -9,10 +9,13 @@ Shapes: B windows, T video ticks, S sound steps (25 Hz), M mel bins (100 Hz), F 
 V and O token widths, L labels.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.labels import HEADS
 from trainer.model.conformer import (
     MASKED,
     ChannelDropout,
@@ -26,14 +29,22 @@ from trainer.model.conformer import (
 )
 
 MEL_PER_STEP = 4
+PARTS = ("flow", "pairwise_fusion", "ife", "own_mean")
+"""What `without` may name: the parts whose worth `trainer.ablate` measures."""
 
 
 class VideoInput(nn.Module):
-    """Tokens beside their distance from the window's mean and from the baseline, as one sequence."""
+    """Tokens beside their distance from the window's mean and from the baseline, as one sequence.
 
-    def __init__(self, token: int, width: int, dropout: float) -> None:
+    own_mean: False for the tokens alone.
+    """
+
+    def __init__(self, token: int, width: int, dropout: float, own_mean: bool = True) -> None:
         super().__init__()
         self.token = nn.Linear(token, width)
+        self.own_mean = own_mean
+        if not own_mean:
+            return
         self.from_window = nn.Linear(token, width, bias=False)
         self.from_baseline = nn.Linear(token, width, bias=False)
         self.trust = nn.Linear(1, width, bias=False)
@@ -41,6 +52,9 @@ class VideoInput(nn.Module):
 
     def forward(self, x_BTK: Tensor, mask_BT: Tensor, baseline_BK: Tensor, weight_B: Tensor) -> Tensor:
         x = masked(x_BTK, mask_BT)
+        if not self.own_mean:
+            alone_BTD: Tensor = self.token(x)
+            return alone_BTD
         mean_B1K = masked_mean(x, mask_BT)[:, None]
         from_baseline = (x - baseline_BK[:, None]) * weight_B[:, None, None]
         parts_BPD = torch.stack(
@@ -57,17 +71,24 @@ class VideoInput(nn.Module):
 
 
 class SoundInput(nn.Module):
-    """Log-mel, free of the microphone's gain and beside its distance from the voice's baseline, to 25 Hz."""
+    """Log-mel, free of the microphone's gain and beside its distance from the voice's baseline, to 25 Hz.
 
-    def __init__(self, bands: int, width: int, channels: tuple[int, int, int], dropout: float) -> None:
+    own_mean: False for the log-mel alone; the gain, one number a window, is taken out all the same.
+    """
+
+    def __init__(
+        self, bands: int, width: int, channels: tuple[int, int, int], dropout: float, own_mean: bool = True
+    ) -> None:
         super().__init__()
         first, second, third = channels
-        self.first = nn.Conv2d(2, first, 3, (2, 2), 1, bias=False)
+        self.own_mean = own_mean
+        self.first = nn.Conv2d(2 if own_mean else 1, first, 3, (2, 2), 1, bias=False)
         self.second = nn.Conv2d(first, second, 3, (2, 2), 1, bias=False)
         self.third = nn.Conv2d(second, third, 3, (1, 2), 1, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)  # keeps loudness, unlike a layer norm
         self.out = nn.Linear(third * (bands // 8), width)
-        self.trust = nn.Linear(1, width, bias=False)
+        if own_mean:
+            self.trust = nn.Linear(1, width, bias=False)
         self.dropout = ChannelDropout(dropout)
 
     def forward(
@@ -78,8 +99,10 @@ class SoundInput(nn.Module):
         energy_BM = torch.where(mask_BM, mel.mean(2), torch.full((), MASKED, dtype=mel.dtype))
         level_B = torch.logsumexp(energy_BM, 1) - torch.log(mask_BM.sum(1).clamp(min=1).to(mel.dtype))
         own = (mel - level_B[:, None, None]) / 3
-        against = (mel - baseline_BF[:, None]) / 3 * weight_B[:, None, None]
-        x_BCMF = torch.stack((masked(own, mask_BM), masked(against, mask_BM)), 1)
+        views = [masked(own, mask_BM)]
+        if self.own_mean:
+            views.append(masked((mel - baseline_BF[:, None]) / 3 * weight_B[:, None, None], mask_BM))
+        x_BCMF = torch.stack(views, 1)
         mask = mask_BM
         for convolution, norm, stride in zip(
             (self.first, self.second, self.third), self.norms, (2, 2, 1), strict=True
@@ -88,7 +111,9 @@ class SoundInput(nn.Module):
                 mask = mask[:, ::2] | mask[:, 1::2]
             x_BCMF = F.silu(norm(convolution(x_BCMF)))
             x_BCMF = torch.where(mask[:, None, :, None], x_BCMF, torch.zeros((), dtype=x_BCMF.dtype))
-        x_BSD = self.out(x_BCMF.permute(0, 2, 1, 3).flatten(2)) + self.trust(weight_B[:, None])[:, None]
+        x_BSD = self.out(x_BCMF.permute(0, 2, 1, 3).flatten(2))
+        if self.own_mean:
+            x_BSD = x_BSD + self.trust(weight_B[:, None])[:, None]
         return self.dropout(x_BSD), mask
 
 
@@ -147,7 +172,14 @@ class Pooling(nn.Module):
 
 
 class WindowModel(nn.Module):
-    """`window_model` of the bundle; inputs and outputs carry the names of the graph."""
+    """`window_model` of the bundle; inputs and outputs carry the names of the graph.
+
+    without: parts (see `PARTS`) that are left out, to see what they are worth. No flow: no motion sequence,
+        so nothing to fuse it with. No pair-wise fusion: the two sequences are averaged. No IFE: video and
+        sound meet in the joint sequence alone, attention is zero. No own mean: neither the window's mean nor
+        the baselines.
+    trained_heads: those that learn; the fused output is what these agree on.
+    """
 
     def __init__(
         self,
@@ -167,21 +199,30 @@ class WindowModel(nn.Module):
         mel_bins: int = 400,
         mel_s: float = 0.01,
         bands: int = 64,
+        without: Sequence[str] = (),
+        trained_heads: Sequence[str] = HEADS,
     ) -> None:
         super().__init__()
+        if unknown := sorted({*without} - {*PARTS} | {*trained_heads} - {*HEADS}):
+            raise ValueError(f"The window model has no part or head {unknown[0]!r}.")
+        self.without, self.trained_heads = frozenset(without), frozenset(trained_heads)
+        own_mean = "own_mean" not in without
         ticks_T = tick_times(ticks, tick_s)
         steps_S = tick_times(mel_bins // MEL_PER_STEP, mel_s * MEL_PER_STEP)
         self.appearance_width = appearance
-        self.appearance_in = VideoInput(appearance, width, dropout)
-        self.motion_in = VideoInput(motion, width, dropout)
-        self.sound_in = SoundInput(bands, width, tuple(sound_channels), dropout)
+        self.appearance_in = VideoInput(appearance, width, dropout, own_mean)
+        self.sound_in = SoundInput(bands, width, tuple(sound_channels), dropout, own_mean)
         common = {"width": width, "heads": heads, "kernel": kernel, "dropout": dropout}
         self.appearance_encoder = Conformer(blocks=blocks, times=ticks_T, **common)
-        self.motion_encoder = Conformer(blocks=blocks, times=ticks_T, **common)
         self.sound_encoder = Conformer(blocks=sound_blocks, times=steps_S, **common)
-        self.pairwise_fusion = PairwiseFusion(width, heads, ticks_T)
-        self.ife_video = Enhancement(width, heads, ticks_T, steps_S, dropout)
-        self.ife_audio = Enhancement(width, heads, steps_S, ticks_T, dropout)
+        if "flow" not in without:
+            self.motion_in = VideoInput(motion, width, dropout, own_mean)
+            self.motion_encoder = Conformer(blocks=blocks, times=ticks_T, **common)
+            if "pairwise_fusion" not in without:
+                self.pairwise_fusion = PairwiseFusion(width, heads, ticks_T)
+        if "ife" not in without:
+            self.ife_video = Enhancement(width, heads, ticks_T, steps_S, dropout)
+            self.ife_audio = Enhancement(width, heads, steps_S, ticks_T, dropout)
         self.sense = nn.Parameter(torch.zeros(2, width))  # tells video from sound in the joint sequence
         joint = torch.cat((ticks_T, steps_S))
         self.fusion = Conformer(blocks=1, times=joint, **common)
@@ -207,13 +248,20 @@ class WindowModel(nn.Module):
         face_v, face_o = face_baseline.split(
             (self.appearance_width, face_baseline.shape[1] - self.appearance_width), 1
         )
-        a = self.appearance_encoder(self.appearance_in(v, video_mask, face_v, face_weight), video_mask)
-        m = self.motion_encoder(self.motion_in(o, video_mask, face_o, face_weight), video_mask)
-        video = self.pairwise_fusion(a, m, video_mask)
+        video = self.appearance_encoder(self.appearance_in(v, video_mask, face_v, face_weight), video_mask)
+        if "flow" not in self.without:
+            m = self.motion_encoder(self.motion_in(o, video_mask, face_o, face_weight), video_mask)
+            fused = "pairwise_fusion" not in self.without
+            video = self.pairwise_fusion(video, m, video_mask) if fused else (video + m) / 2
         heard, sound_mask = self.sound_in(mel, audio_mask, voice_baseline, voice_weight)
         sound = self.sound_encoder(heard, sound_mask)
-        video_up, attention_video = self.ife_video(video, video_mask, sound, sound_mask)
-        sound_up, attention_audio = self.ife_audio(sound, sound_mask, video, video_mask)
+        if "ife" in self.without:
+            video_up, sound_up = video, sound
+            attention_video = video.new_zeros(video.shape[0], video.shape[1], sound.shape[1])
+            attention_audio = attention_video.transpose(1, 2)
+        else:
+            video_up, attention_video = self.ife_video(video, video_mask, sound, sound_mask)
+            sound_up, attention_audio = self.ife_audio(sound, sound_mask, video, video_mask)
         joint_mask = torch.cat((video_mask, sound_mask), 1)
         joint = torch.cat((video_up + self.sense[0], sound_up + self.sense[1]), 1)
         joint = self.fusion(joint, joint_mask)
@@ -223,18 +271,21 @@ class WindowModel(nn.Module):
             self.pools[2](joint, joint_mask),
         )
         seen, spoken, joint = (head(pool) for head, pool in zip(self.heads, pooled, strict=True))
-        both = joint if self.training else _agreed(seen, spoken, joint, video_mask, sound_mask)
+        both = joint if self.training else self._agreed(seen, spoken, joint, video_mask, sound_mask)
         return torch.stack((seen, spoken, both), 1), attention_video, attention_audio
 
+    def _agreed(
+        self, seen_BL: Tensor, spoken_BL: Tensor, joint_BL: Tensor, video_mask: Tensor, sound_mask: Tensor
+    ) -> Tensor:
+        """(B, L): geometric mean of what the joint head and the heads of the present senses say.
 
-def _agreed(
-    seen_BL: Tensor, spoken_BL: Tensor, joint_BL: Tensor, video_mask: Tensor, sound_mask: Tensor
-) -> Tensor:
-    """(B, L): geometric mean of what the joint head and the heads of the present senses say.
-
-    Each learns alone. A joint head that learns to correct the two others does well on made faces only.
-    """
-    has_video, has_audio = (mask.any(1, keepdim=True).to(joint_BL.dtype) for mask in (video_mask, sound_mask))
-    total = F.log_softmax(joint_BL, 1)
-    total = total + F.log_softmax(seen_BL, 1) * has_video + F.log_softmax(spoken_BL, 1) * has_audio
-    return total / (1 + has_video + has_audio)
+        Each learns alone. A joint head that learns to correct the two others does well on made faces only.
+        """
+        total, count = torch.zeros_like(joint_BL), torch.zeros_like(joint_BL[:, :1])
+        if "fused" in self.trained_heads:
+            total, count = total + F.log_softmax(joint_BL, 1), count + 1
+        for head, logits_BL, mask in (("video", seen_BL, video_mask), ("audio", spoken_BL, sound_mask)):
+            if head in self.trained_heads:
+                present = mask.any(1, keepdim=True).to(joint_BL.dtype)
+                total, count = total + F.log_softmax(logits_BL, 1) * present, count + present
+        return total / count.clamp(min=1)
