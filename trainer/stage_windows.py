@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from trainer.labels import HEADS
 from trainer.metrics import unweighted_average_recall
 from trainer.model.de3 import DE3
+from trainer.still_faces import StillFaces
 from trainer.window_batches import WindowBatch, WindowSource
 
 SOUND_PARTS = ("sound_in", "sound_encoder", "pools.1", "heads.1")
@@ -40,7 +41,8 @@ class WindowsStage:
         for part in self.frozen:
             part.requires_grad_(False)
         cache = Path(config["cache"])
-        self.train = WindowSource(
+        kind = WindowSource if config.get("moving_faces", True) else StillFaces
+        self.train = kind(
             cache=cache,
             clips=Path(config["clips"]),
             splits=tuple(config["splits"]),
