@@ -22,7 +22,7 @@ import psutil
 
 from benchmarks.machine import JsonMap, quantiles
 from benchmarks.signals import Recording, record
-from engine.backends.base import Arrays, HostBackend
+from engine.backends.base import Answers, Arrays, HostBackend, as_answers
 from engine.bundle import MANIFEST, Bundle, load_bundle
 from engine.recognizer import Recognition, Stream, softmax
 from engine.signals.finder import FaceFinder
@@ -145,13 +145,13 @@ class TorchBackend(HostBackend):
             v, o, _ = self._network.frame_encoder(torch.from_numpy(crop), torch.from_numpy(flow))
         return v.numpy(), o.numpy()
 
-    def logits(self, inputs: Arrays) -> Float32:
+    def answers(self, inputs: Arrays) -> Answers:
         """See `HostBackend`."""
         torch = self._torch
         with torch.inference_mode():
             given = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()}
-            answer: Float32 = self._network.window_model(**given)[0].numpy()
-        return answer
+            logits, _, _, *attributes = self._network.window_model(**given)
+        return as_answers([logits.numpy(), *(each.numpy() for each in attributes)])
 
 
 def load_network(bundle: Bundle) -> Any:
@@ -316,7 +316,7 @@ def _off_parity(backend: HostBackend, bundle: Bundle) -> float:
     with np.load(bundle.parity) as file:
         samples = dict(file)
     given = {key[len("window_") :]: value for key, value in samples.items() if key.startswith("window_")}
-    wanted, found = samples["answer_logits"], backend.logits(given)
+    wanted, found = samples["answer_logits"], backend.answers(given).logits
     off = [
         np.abs(softmax(a) - softmax(b)).max()
         for a, b in zip(found.reshape(-1, found.shape[-1]), wanted.reshape(-1, wanted.shape[-1]), strict=True)

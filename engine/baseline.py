@@ -79,6 +79,12 @@ class VoiceGate:
         levels: NDArray[np.float64] = np.full(len(mel), -np.inf)
         levels[mask] = mel[mask].mean(axis=1, dtype=np.float64)
         known = np.concatenate([self._levels, levels])
-        loudest = sliding_window_view(known, self._span).max(axis=1)
+        spans = sliding_window_view(known, self._span)
         self._levels = known[len(mel) :]
-        return np.asarray(mask & (levels > loudest - self._floor), dtype=np.bool_)
+        loudest = spans.max(axis=1)
+        quiet = np.sort(spans, axis=1)  # what was not heard comes first
+        unheard = np.isneginf(spans).sum(axis=1)
+        place = np.minimum(unheard + (QUIET_SHARE * (self._span - unheard)).astype(int), self._span - 1)
+        quiet = quiet[np.arange(len(mel)), place]
+        voiced = (levels > loudest - self._floor) & (levels > quiet + RISE)
+        return np.asarray(mask & voiced, dtype=np.bool_)

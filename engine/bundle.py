@@ -27,6 +27,7 @@ MANIFEST = "manifest.json"
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "live"
 HEADS = ("video", "audio", "fused")
 DIGEST_CHARACTERS = 12
+MOST_ATTRIBUTES = 64  # a message of the feed holds no more
 
 T = TypeVar("T")
 
@@ -88,6 +89,7 @@ class Bundle:
     """A checked bundle. Paths are absolute; every file was read and had the manifest's digest.
 
     digest: the first 12 hexadecimal digits of the manifest's SHA-256, which names the model on the feed.
+    attributes: names of the continuous attributes that the window model gives beside the labels, often none.
     temperatures: by head; logits are divided by it before the softmax.
     """
 
@@ -189,6 +191,8 @@ def _check_sense(bundle: Bundle) -> None:
         raise ValueError(f"heads {bundle.heads} led by {bundle.lead!r}, not {HEADS} led by one of them")
     if not bundle.labels or len(set(bundle.labels)) != len(bundle.labels):
         raise ValueError("labels are missing or named twice")
+    if len(set(bundle.attributes)) != len(bundle.attributes) or len(bundle.attributes) > MOST_ATTRIBUTES:
+        raise ValueError(f"more than {MOST_ATTRIBUTES} attributes, or one named twice")
     if any(not 0 < temperature < 1000 for temperature in bundle.temperatures.values()):
         raise ValueError(f"temperatures {bundle.temperatures} are not all positive")
     if window.mel_hz * mel.hop != mel.rate_hz:
@@ -284,6 +288,8 @@ def _expected_ports(bundle: Bundle) -> tuple[tuple[Path, Ports, Ports], ...]:
         },
         {"logits": floats(len(bundle.heads), labels)},
     )
+    if bundle.attributes:
+        window_model[1]["attributes"] = floats(len(bundle.heads), len(bundle.attributes))
     return (bundle.frame_encoder, *encoder), (bundle.window_model, *window_model)
 
 

@@ -60,14 +60,15 @@ class Recognition:
         for stream, _, window in cut:
             stream.follow(window.track)
         self.observe((stream.slot, released) for stream, released, _ in cut)
-        logits = self.backend.score([stream.slot for stream, _, _ in cut], [window for _, _, window in cut])
+        answers = self.backend.score([stream.slot for stream, _, _ in cut], [window for _, _, window in cut])
         return [
-            self._calibrated(stream, window, row)
-            for (stream, _, window), row in zip(cut, logits, strict=True)
+            self._calibrated(stream, window, *rows)
+            for (stream, _, window), *rows in zip(cut, *answers, strict=True)
         ]
 
-    def _calibrated(self, stream: "Stream", window: Window, logits: Float32) -> Scores:
+    def _calibrated(self, stream: "Stream", window: Window, logits: Float32, attributes: Float32) -> Scores:
         bundle = self.bundle
+        lead = attributes[bundle.heads.index(bundle.lead)].tolist()
         return Scores(
             t_ns=window.t_end_ns,
             window_ns=bundle.window.window_ns,
@@ -81,6 +82,7 @@ class Recognition:
             valid_audio=float(window.audio_mask.mean()),
             face=window.face,
             track=stream.track,
+            attributes=dict(zip(bundle.attributes, lead, strict=True)),
         )
 
 

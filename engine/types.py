@@ -84,7 +84,7 @@ class Scores:
     valid_video, valid_audio: share of the window's ticks really seen and heard, 0..1.
     face: box and confidence of the newest observation in the window with a face, if any.
     track: the face's track number, -1 when there has been none.
-    attributes: continuous attributes by name (empty where the bundle has none).
+    attributes: continuous attributes by name, of the leading head (empty where the bundle has none).
     """
 
     t_ns: int

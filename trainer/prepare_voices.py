@@ -1,8 +1,10 @@
-"""`python -m trainer.prepare_voices --data DIR --cache DIR`: voices as live microphones would hear them.
+"""`python -m trainer.prepare_voices --cache DIR [--data DIR]`: voices as live microphones would hear them.
 
 Every speaker speaks all takes in several sessions, each through one microphone in one room
 (`trainer.augment_sound`), so that the slow baseline of a stream can be drawn from other takes of the
 same session. Session 0 is the recording as it is. Writes `mel.npy` and `mel.npz`, read by `open_mels`.
+With `--data`, RAVDESS and nEMO are decoded into the cache first; without, it is one that is there already
+(`trainer.prepare` makes one of any set).
 """
 
 import argparse
@@ -81,7 +83,7 @@ def _session(cache: Path, speaker: str, session: int) -> list[tuple[int, NDArray
 
 def _babblers(voices: Voices, speaker: str, rng: np.random.Generator) -> list[NDArray[np.float32]]:
     others = np.flatnonzero((voices.speakers != speaker) & (voices.splits == "train"))
-    return [voices.take(int(i)) for i in rng.choice(others, 40, replace=False)]
+    return [voices.take(int(i)) for i in rng.choice(others, min(40, len(others)), replace=False)]
 
 
 def prepare(cache: Path, voices: Voices, sessions: int, jobs: int) -> None:
@@ -108,20 +110,28 @@ def prepare(cache: Path, voices: Voices, sessions: int, jobs: int) -> None:
     (cache / "mel.part.npy").replace(cache / "mel.npy")
 
 
-def main() -> None:
+def bundled_voices(data: Path, cache: Path) -> Voices:
+    """The sets that the bundled model learned from: RAVDESS and nEMO, decoded once."""
+    takes = ravdess.list_takes(data / "ravdess") + nemo.list_takes(data / "nemo")
+    return load_voices(takes, cache)
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m trainer.prepare_voices", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds ravdess/ and nemo/")
-    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="folder that holds ravdess/ and nemo/")
+    parser.add_argument("--cache", type=Path, required=True, help="folder of the voices")
     parser.add_argument("--sessions", type=int, default=6, help="microphones and rooms a speaker")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    arguments = parser.parse_args()
-    takes = ravdess.list_takes(arguments.data / "ravdess") + nemo.list_takes(arguments.data / "nemo")
-    voices = load_voices(takes, arguments.cache)
-    prepare(arguments.cache, voices, arguments.sessions, arguments.jobs)
+    chosen = parser.parse_args(arguments)
+    try:
+        voices = open_cache(chosen.cache) if chosen.data is None else bundled_voices(chosen.data, chosen.cache)
+    except FileNotFoundError as error:
+        parser.exit(2, f"{error}; name --data, or a folder of voices that trainer.prepare wrote.\n")
+    prepare(chosen.cache, voices, chosen.sessions, chosen.jobs)
     hours = voices.durations_s.sum() / 3600
-    print(f"{len(voices)} takes, {hours:.1f} hours, {arguments.sessions} sessions each, at {RATE_HZ} Hz")
+    print(f"{len(voices)} takes, {hours:.1f} hours, {chosen.sessions} sessions each, at {RATE_HZ} Hz")
 
 
 if __name__ == "__main__":

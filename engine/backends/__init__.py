@@ -118,7 +118,7 @@ def _measure(backends: dict[str, HostBackend], bundle: Bundle) -> dict[str, floa
             start = time.perf_counter()
             for _ in range(ENCODED_A_SCORE):
                 backend.encode(crop, motion)
-            backend.logits(inputs)
+            backend.answers(inputs)
             taken[name].append(1000 * (time.perf_counter() - start))
     # The first turn of each also allocates.
     return {name: median(times[1:]) for name, times in taken.items()}

@@ -3,12 +3,12 @@
 A back end owns the tokens: `observe` writes a frame's two tokens into the ring of its slot, `score` reads
 them. So a frame is encoded once, ever, and on a GPU nothing but scores would leave the device. A back end
 knows nothing of streams, files or clocks; slots are plain numbers that its user hands out. Data leaves it as
-logits.
+`Answers`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,16 @@ Arrays = Mapping[str, NDArray[np.generic]]
 LARGEST_BATCH = 32
 
 
+class Answers(NamedTuple):
+    """What the window model says of B windows.
+
+    logits: (B, heads, labels) float32. attributes: (B, heads, A) float32, A = 0 where the bundle has none.
+    """
+
+    logits: Float32
+    attributes: Float32
+
+
 class Backend(Protocol):
     """An inference engine with the tokens of all tracks that it serves."""
 
@@ -34,11 +44,11 @@ class Backend(Protocol):
         """Encode faces in one batch; their tokens go to ring[slot, tick % ring]."""
         ...
 
-    def score(self, slots: Sequence[int], windows: Sequence[Window]) -> Float32:
-        """(B, heads, labels) float32 logits, a window a slot (no slot twice), in one batch.
+    def score(self, slots: Sequence[int], windows: Sequence[Window]) -> Answers:
+        """The answers of a window a slot (no slot twice), in one batch.
 
         The ticks of each window that are final and not yet learned are folded into the slot's face
-        baseline first, in the order of time. Raises BackendError where a logit is not finite.
+        baseline first, in the order of time. Raises BackendError where an answer is not finite.
         """
         ...
 
@@ -48,6 +58,12 @@ class Backend(Protocol):
         Tokens may run ahead of the windows, so they stay: the masks say which count.
         """
         ...
+
+
+def as_answers(found: Sequence[NDArray[np.generic]]) -> Answers:
+    """The outputs of a window model as `Answers`, whether it gives attributes or not."""
+    logits, *rest = (np.array(each, dtype=np.float32) for each in found)
+    return Answers(logits, rest[0] if rest else np.zeros((*logits.shape[:2], 0), dtype=np.float32))
 
 
 @dataclass(slots=True, eq=False)
@@ -74,9 +90,14 @@ class HostBackend:
         """The frame encoder. crop: (N, 1, H, W) and flow: (N, 2, h, w) float32 to v (N, Dv) and o (N, Do)."""
         raise NotImplementedError
 
-    def logits(self, inputs: Arrays) -> Float32:
-        """The window model, inputs by their names in the graph. Returns (B, heads, labels) float32."""
+    def answers(self, inputs: Arrays) -> Answers:
+        """The window model, inputs by their names in the graph."""
         raise NotImplementedError
+
+    @property
+    def _outputs(self) -> tuple[str, ...]:
+        """The outputs of the window model that are asked for; what is not is not computed."""
+        return ("logits", "attributes") if self._bundle.attributes else ("logits",)
 
     def observe(self, slots: Sequence[int], ticks: Sequence[int], faces: Sequence[Face]) -> None:
         """See `Backend`; at most 32 faces at a time go through the graph."""
@@ -90,11 +111,11 @@ class HostBackend:
                 slot, place = self._slot(slots[first + i]), ticks[first + i] % ring
                 slot.v[place], slot.o[place] = v[i], o[i]
 
-    def score(self, slots: Sequence[int], windows: Sequence[Window]) -> Float32:
+    def score(self, slots: Sequence[int], windows: Sequence[Window]) -> Answers:
         """See `Backend`."""
         rows = [self._tokens(self._slot(slot), window) for slot, window in zip(slots, windows, strict=True)]
         baselines = [self._slot(slot).baseline for slot in slots]
-        logits = self.logits(
+        answers = self.answers(
             {
                 "v": np.stack([v for v, _ in rows]),
                 "o": np.stack([o for _, o in rows]),
@@ -107,11 +128,11 @@ class HostBackend:
                 "voice_weight": np.array([window.voice_weight for window in windows], dtype=np.float32),
             }
         )
-        if not np.isfinite(logits).all():
+        if not all(np.isfinite(each).all() for each in answers):
             raise BackendError(
                 f"{self.name} gave a score that is not a number, from {self._bundle.window_model}."
             )
-        return logits
+        return answers
 
     def reset(self, slot: int, *, keep_baseline: bool = False) -> None:
         """See `Backend`."""

@@ -7,9 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from engine.backends.base import Arrays, HostBackend
+from engine.backends.base import Answers, Arrays, HostBackend, as_answers
 from engine.bundle import Bundle
 from engine.errors import BackendError
 from engine.types import Float32
@@ -30,10 +28,9 @@ class OnnxBackend(HostBackend):
         v, o = self._encoder.run(["v", "o"], {"crop": crop, "flow": flow})
         return v, o
 
-    def logits(self, inputs: Arrays) -> Float32:
+    def answers(self, inputs: Arrays) -> Answers:
         """See `HostBackend`."""
-        logits: Float32 = self._window_model.run(["logits"], dict(inputs))[0]
-        return np.asarray(logits, dtype=np.float32)
+        return as_answers(self._window_model.run(list(self._outputs), dict(inputs)))
 
 
 def _session(file: Path) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.backends.base import Arrays, HostBackend
+from engine.backends.base import Answers, Arrays, HostBackend, as_answers
 from engine.bundle import Bundle
 from engine.errors import BackendError
 from engine.types import Float32
@@ -35,16 +35,17 @@ class OpenVinoBackend(HostBackend):
             raise BackendError("OpenVINO is not installed: pip install openvino.") from error
         core = openvino.Core()
         self._encoder = _request(core, bundle.frame_encoder, ("v", "o"))
-        self._window_model = _request(core, bundle.window_model, ("logits",))
+        self._window_model = _request(core, bundle.window_model, self._outputs)
 
     def encode(self, crop: Float32, flow: Float32) -> tuple[Float32, Float32]:
         """See `HostBackend`."""
         found = self._encoder.infer({"crop": crop, "flow": flow})
         return np.array(found["v"]), np.array(found["o"])
 
-    def logits(self, inputs: Arrays) -> Float32:
+    def answers(self, inputs: Arrays) -> Answers:
         """See `HostBackend`."""
-        return np.array(self._window_model.infer(dict(inputs))["logits"], dtype=np.float32)
+        found = self._window_model.infer(dict(inputs))
+        return as_answers([found[name] for name in self._outputs])
 
 
 def _request(core: Any, file: Path, outputs: tuple[str, ...]) -> Any:

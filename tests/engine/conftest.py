@@ -17,6 +17,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def rated(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The small bundle with two continuous attributes beside the labels."""
+    folder = tmp_path_factory.mktemp("rated")
+    return load_bundle(write_bundle(folder, attributes=["arousal", "valence"]))
+
+
+@pytest.fixture(scope="session")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small bundle with a window of one second and ten ticks: no size may be taken for granted."""
     return load_bundle(write_bundle(tmp_path_factory.mktemp("short"), seconds=1, tick_hz=10))

@@ -45,7 +45,7 @@ WINDOW_MODEL = """
 window_model (float[B,{T},8] v, float[B,{T},6] o, bool[B,{T}] video_mask,
               float[B,14] face_baseline, float[B] face_weight,
               float[B,{M},64] mel, bool[B,{M}] audio_mask, float[B,64] voice_baseline, float[B] voice_weight)
-    => (float[B,3,7] logits) {{
+    => ({outputs}) {{
   face = Concat <axis = 2> (v, o)
   face_mask = Unsqueeze (video_mask, two)
   face_mean = Unsqueeze (face_baseline, one)
@@ -72,7 +72,12 @@ window_model (float[B,{T},8] v, float[B,{T},6] o, bool[B,{T}] video_mask,
   joint = Concat <axis = 1> (seen, heard)
   flat = MatMul (joint, out)
   logits = Reshape (flat, shape)
-}}
+{more}}}
+"""
+
+ATTRIBUTES = """  rated = MatMul (joint, rate)
+  bounded = Tanh (rated)
+  attributes = Reshape (bounded, rate_shape)
 """
 
 
@@ -92,11 +97,18 @@ def _encoder_weights(rng: np.random.Generator) -> Weights:
     }
 
 
-def _window_weights(rng: np.random.Generator, ticks: int, bins: int) -> Weights:
+def _window_graph(ticks: int, bins: int, attributes: int) -> str:
+    outputs, more = "float[B,3,7] logits", ""
+    if attributes:
+        outputs, more = f"{outputs}, float[B,3,{attributes}] attributes", ATTRIBUTES
+    return WINDOW_MODEL.format(T=ticks, M=bins, outputs=outputs, more=more)
+
+
+def _window_weights(rng: np.random.Generator, ticks: int, bins: int, attributes: int) -> Weights:
     def drawn(*shape: int, size: float) -> NDArray[np.float32]:
         return (rng.standard_normal(shape) * size).astype(np.float32)
 
-    return {
+    weights: Weights = {
         "zero": np.float32(0),
         "one": np.array([1]),
         "two": np.array([2]),
@@ -108,9 +120,13 @@ def _window_weights(rng: np.random.Generator, ticks: int, bins: int) -> Weights:
         "mel_time": drawn(bins, HIDDEN, size=2 / bins**0.5),
         "out": drawn(2 * HIDDEN, 21, size=0.3),
     }
+    if attributes:
+        weights["rate"] = drawn(2 * HIDDEN, 3 * attributes, size=0.1)
+        weights["rate_shape"] = np.array([-1, 3, attributes])
+    return weights
 
 
-def _window_answer(inputs: Weights, weights: Weights) -> NDArray[np.float64]:
+def _window_answers(inputs: Weights, weights: Weights) -> Weights:
     face = np.concatenate([inputs["v"], inputs["o"]], axis=2).astype(np.float64)
     sides = []
     for rows, side, kind, mask in (
@@ -120,7 +136,12 @@ def _window_answer(inputs: Weights, weights: Weights) -> NDArray[np.float64]:
         own = (rows - inputs[f"{kind}_baseline"][:, None]) * inputs[f"{kind}_weight"][:, None, None]
         both = np.where(inputs[mask][..., None], np.concatenate([rows, own], axis=2), 0)
         sides.append((np.tanh(both @ weights[f"{side}_in"]) * weights[f"{side}_time"]).sum(axis=1))
-    return (np.concatenate(sides, axis=1) @ weights["out"]).reshape(-1, 3, 7)
+    joint = np.concatenate(sides, axis=1)
+    answers: Weights = {"answer_logits": (joint @ weights["out"]).reshape(-1, 3, 7)}
+    if "rate" in weights:
+        rated = np.tanh(joint @ weights["rate"])
+        answers["answer_attributes"] = rated.reshape(weights["rate_shape"])
+    return answers
 
 
 def _parity(rng: np.random.Generator, ticks: int, bins: int, encoder: Weights, window: Weights) -> Weights:
@@ -142,18 +163,22 @@ def _parity(rng: np.random.Generator, ticks: int, bins: int, encoder: Weights, w
     }
     inputs["video_mask"][1] = False
     answers = {"answer_v": v, "answer_o": o, "answer_expression": v @ encoder["expression_weight"]}
-    answers["answer_logits"] = _window_answer(inputs, window)
+    answers |= _window_answers(inputs, window)
     return {"crop": crop, "flow": flow, **{f"window_{k}": a for k, a in inputs.items()}, **answers}
 
 
 def write_bundle(folder: Path, *, seconds: float = 4, tick_hz: int = 15, **changes: Any) -> Path:
-    """Write the bundle into `folder`; `changes` go over the manifest's keys."""
+    """Write the bundle into `folder`; `changes` go over the manifest's keys.
+
+    With `attributes` among them the window model has that output too.
+    """
     rng = np.random.default_rng(7)
     ticks, bins = round(seconds * tick_hz), round(seconds * 100)
-    encoder, window = _encoder_weights(rng), _window_weights(rng, ticks, bins)
+    attributes = len(changes.get("attributes", []))
+    encoder, window = _encoder_weights(rng), _window_weights(rng, ticks, bins, attributes)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "frame_encoder.onnx").write_bytes(_graph(FRAME_ENCODER, encoder))
-    (folder / "window_model.onnx").write_bytes(_graph(WINDOW_MODEL.format(T=ticks, M=bins), window))
+    (folder / "window_model.onnx").write_bytes(_graph(_window_graph(ticks, bins, attributes), window))
     np.savez(folder / "parity.npz", **_parity(rng, ticks, bins, encoder, window))
     manifest = {
         "schema": 1,

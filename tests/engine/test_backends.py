@@ -151,8 +151,8 @@ def test_a_batch_of_faces_and_windows_equals_each_alone(backend: HostBackend, an
         alone.observe(slots[i : i + 1], ticks[i : i + 1], shown[i : i + 1])
     mask = np.arange(any_bundle.window.ticks) >= any_bundle.window.ticks - 4
     windows = [window_at(any_bundle, 60, mask) for _ in range(3)]
-    batch = together.score([0, 1, 2], windows)
-    singles = np.concatenate([alone.score([slot], [windows[slot]]) for slot in range(3)])
+    batch = together.score([0, 1, 2], windows).logits
+    singles = np.concatenate([alone.score([slot], [windows[slot]]).logits for slot in range(3)])
     assert batch.shape == (3, 3, len(any_bundle.labels))
     assert np.abs(batch - singles).max() < 1e-4
     assert np.abs(batch[0] - batch[1]).max() > 1e-3
@@ -164,7 +164,7 @@ def test_tokens_may_run_ahead_of_the_window(small: Bundle) -> None:
     prompt.observe([0] * 60, range(60), shown[:60])
     ahead.observe([0] * len(shown), range(len(shown)), shown)
     window = window_at(small, 60)
-    assert np.allclose(prompt.score([0], [window]), ahead.score([0], [window]), atol=1e-5)
+    assert np.allclose(prompt.score([0], [window]).logits, ahead.score([0], [window]).logits, atol=1e-5)
 
 
 def test_the_baseline_learns_final_ticks_once_in_their_order(small: Bundle) -> None:
@@ -177,7 +177,7 @@ def test_the_baseline_learns_final_ticks_once_in_their_order(small: Bundle) -> N
         early = np.arange(end - 60, end) >= 0
         often.score([0], [window_at(small, end, early, final=end - 2)])
     last = window_at(small, 60, mask)
-    assert np.allclose(often.score([0], [last]), once.score([0], [last]), atol=1e-6)
+    assert np.allclose(often.score([0], [last]).logits, once.score([0], [last]).logits, atol=1e-6)
     weight = often._slot(0).baseline.weight
     assert weight == once._slot(0).baseline.weight == pytest.approx(4 / 6)
 
@@ -197,6 +197,23 @@ def test_a_reset_forgets_the_face_unless_told_to_keep_it(small: Bundle) -> None:
     fresh.score([0], [blind])
     assert np.array_equal(backend._slot(0).baseline.mean, fresh._slot(0).baseline.mean)
     assert backend._slot(0).baseline.weight == 0
+
+
+def test_a_bundle_without_attributes_gives_none(backend: HostBackend, any_bundle: Bundle) -> None:
+    assert backend.score([0], [window_at(any_bundle, 60)]).attributes.shape == (1, 3, 0)
+
+
+def test_attributes_are_those_of_the_graph(rated: Bundle, engine: str) -> None:
+    backend = choose(rated, engine).backend
+    assert isinstance(backend, HostBackend)
+    with np.load(rated.parity) as samples:
+        inputs = {key[7:]: value for key, value in samples.items() if key.startswith("window_")}
+        expected = samples["answer_attributes"]
+    found = backend.answers(inputs).attributes
+    assert found.dtype == np.float32
+    assert found.shape == expected.shape == (3, 3, 2)
+    assert np.abs(found - expected).max() < 1e-4
+    assert np.ptp(expected) > 0.1
 
 
 def test_a_score_that_is_not_a_number_is_an_error(small: Bundle, engine: str) -> None:

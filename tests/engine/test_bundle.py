@@ -42,6 +42,20 @@ def test_a_whole_bundle_loads_with_everything_that_training_and_live_share(small
     assert small.temperatures["video"] == 1.5
 
 
+def test_attributes_are_named_in_the_manifest_and_sized_by_the_graph(rated: Bundle, tmp_path: Path) -> None:
+    assert rated.attributes == ("arousal", "valence")
+    folder = Path(shutil.copytree(rated.path, tmp_path / "bundle"))
+    write_manifest(folder, manifest_of(folder) | {"attributes": ["arousal"]})
+    with pytest.raises(BundleError, match=r"output attributes is .*2.*not .*1"):
+        load_bundle(folder)
+
+
+def test_attributes_that_the_graph_does_not_give_are_refused(folder: Path) -> None:
+    write_manifest(folder, manifest_of(folder) | {"attributes": ["valence"]})
+    with pytest.raises(BundleError, match=r"window_model.onnx does not give \['attributes'\]"):
+        load_bundle(folder)
+
+
 def test_the_bundle_that_ships_is_the_default(any_bundle: Bundle) -> None:
     assert load_bundle(any_bundle.path).digest == any_bundle.digest
 
@@ -102,6 +116,8 @@ def put(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (put("labels", "happy"), "not a list of words"),
         (put("temperatures", {"video": 1}), "lacks the key 'audio'"),
         (put("temperatures.fused", 0), "not all positive"),
+        (put("attributes", ["valence", "valence"]), "one named twice"),
+        (put("attributes", [f"a{i}" for i in range(65)]), "more than 64 attributes"),
         (put("temperatures.fused", float("nan")), "not all positive"),
         (put("mel.bands", 0), "bands 0"),
         (put("mel.colour", 3), "colour"),

@@ -1,5 +1,6 @@
 """The front door: what it refuses, what it computes, and that it computes everything once."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,26 @@ from test_backends import Counting, faces
 
 from engine import BundleError, Recognizer, Scores
 from engine.backends import choose
-from engine.bundle import Bundle
+from engine.backends.base import Answers
+from engine.backends.onnx import OnnxBackend
+from engine.bundle import Bundle, load_bundle
 from engine.recognizer import Recognition, Stream, softmax
 from engine.resampler import Resampler
 from engine.types import Block, Observation
-from engine.window import UNBOUNDED_NS
+from engine.window import UNBOUNDED_NS, Window
+from realtime.wire import Emotion, decode, emotion_message, encode
 
 MS = 1_000_000
 SHARED = Path(__file__).parents[2] / ".." / "shared"
 FRAME = np.zeros((48, 64, 3), dtype=np.uint8)
+
+
+class Remembering(OnnxBackend):
+    """ONNX Runtime that keeps its last answers."""
+
+    def score(self, slots: Sequence[int], windows: Sequence[Window]) -> Answers:
+        self.last = super().score(slots, windows)
+        return self.last
 
 
 @pytest.fixture
@@ -146,6 +158,23 @@ def test_heads_are_calibrated_each_by_its_temperature(tmp_path: Path) -> None:
     assert np.array_equal(results[0].heads["fused"], results[1].heads["fused"])
     assert results[0].top == results[0].labels[int(results[0].scores.argmax())]
     assert results[0].valid_audio == pytest.approx(188 / 400, abs=0.01)
+
+
+@pytest.mark.parametrize("lead", ["fused", "audio"])
+def test_attributes_are_those_of_the_leading_head_and_reach_the_feed(tmp_path: Path, lead: str) -> None:
+    bundle = load_bundle(write_bundle(tmp_path, attributes=["arousal", "valence"], lead=lead))
+    backend = Remembering(bundle)
+    stream = Stream(Recognition(bundle, backend), has_video=False)
+    stream.add_block(Block(t_ns=0, seq=0, samples=tone(32000)))
+    scores = stream.scores(1900 * MS)
+    expected = backend.last.attributes[0, bundle.heads.index(lead)]
+    assert list(scores.attributes) == ["arousal", "valence"]
+    assert list(scores.attributes.values()) == pytest.approx(expected.tolist())
+    assert expected.any()
+    told = emotion_message(scores, stream="main", seq=0, t_unix_ns=0, latency_ms={}, model="m")
+    read = decode(*encode(told))
+    assert isinstance(read, Emotion)
+    assert read.attributes == pytest.approx(scores.attributes)
 
 
 def test_softmax_is_exact_and_holds_large_logits() -> None:

@@ -6,8 +6,8 @@ labels beyond carrying them, and nothing of augmentation.
 """
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
@@ -16,7 +16,6 @@ import soxr
 from numpy.typing import NDArray
 
 from trainer.data.takes import Take
-from trainer.labels import LABELS
 
 RATE_HZ = 16_000
 Float32 = NDArray[np.float32]
@@ -52,8 +51,9 @@ class Voices:
 
     samples: (sum of lengths,) int16, 16 kHz mono, mapped from disk; take i is offsets[i]:offsets[i + 1].
     offsets: (n + 1,) int64.
-    labels: (n,) int64, positions in `LABELS`.
+    labels: (n,) int64, positions in `trainer.labels.LABELS`, -1 for none.
     speakers, splits, corpora, names: (n,) str.
+    attribute_names: (A,) str; attributes: (n, A) float32, NaN where a take was not rated.
     """
 
     samples: NDArray[np.int16]
@@ -63,6 +63,8 @@ class Voices:
     splits: NDArray[np.str_]
     corpora: NDArray[np.str_]
     names: NDArray[np.str_]
+    attribute_names: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, np.str_))
+    attributes: Float32 = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,26 +87,59 @@ def write_cache(
 
     progress is called with (done, all) after each take. The files appear complete or not at all.
     """
-    cache.mkdir(parents=True, exist_ok=True)
     parts = []
     for done, take in enumerate(takes, start=1):
-        parts.append(np.clip(np.rint(decode(take.file) * 32768), -32768, 32767).astype(np.int16))
+        parts.append(as_int16(decode(take.sound or take.file)))
         if progress is not None:
             progress(done, len(takes))
+    return store_voices(takes, [len(part) for part in parts], parts, cache)
+
+
+def as_int16(samples: Float32) -> NDArray[np.int16]:
+    """As the cache keeps sound; what is beyond full scale is cut off."""
+    return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
+
+
+def store_voices(
+    takes: Sequence[Take], lengths: Sequence[int], parts: Iterable[NDArray[np.int16]], cache: Path
+) -> Voices:
+    """Writes takes whose sound is there already and opens the cache. The files appear whole or not at all.
+
+    lengths: samples of each take; parts: its sound, (length,) int16, one after another.
+    Log-mel that was made of other takes (`trainer.prepare_voices`) goes.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    offsets = np.cumsum([0, *lengths], dtype=np.int64)
     samples, index = cache / "voices.part.npy", cache / "voices.part.npz"
-    np.save(samples, np.concatenate(parts))
+    joined = np.lib.format.open_memmap(samples, "w+", np.int16, (int(offsets[-1]),))
+    for start, part in zip(offsets, parts, strict=False):
+        joined[start : start + len(part)] = part
+    joined.flush()
+    del joined
+    names, values = attribute_table(takes)
     np.savez(
         index,
-        offsets=np.cumsum([0, *(len(part) for part in parts)], dtype=np.int64),
-        labels=np.array([LABELS.index(take.label) for take in takes], np.int64),
+        offsets=offsets,
+        labels=np.array([take.place for take in takes], np.int64),
         speakers=np.array([take.speaker for take in takes]),
         splits=np.array([take.split for take in takes]),
         corpora=np.array([take.corpus for take in takes]),
         names=np.array([take.name for take in takes]),
+        attribute_names=names,
+        attributes=values,
     )
+    for stale in ("mel.npz", "mel.npy"):
+        (cache / stale).unlink(missing_ok=True)
     samples.replace(cache / "voices.npy")
     index.replace(cache / "voices.npz")
     return open_cache(cache)
+
+
+def attribute_table(takes: Sequence[Take]) -> tuple[NDArray[np.str_], Float32]:
+    """Names (A,) in order, and values (takes, A) float32, NaN where a take has none."""
+    names = sorted({name for take in takes for name in take.attributes})
+    rows = [[take.attributes.get(name, np.nan) for name in names] for take in takes]
+    return np.array(names, np.str_), np.array(rows, np.float32).reshape(len(takes), len(names))
 
 
 def open_cache(cache: Path) -> Voices:
@@ -124,4 +159,5 @@ def load_voices(
         return write_cache(takes, cache, progress)
     kept = list(zip(voices.names, voices.speakers, voices.splits, strict=True))
     wanted = [(take.name, take.speaker, take.split) for take in takes]
-    return voices if kept == wanted else write_cache(takes, cache, progress)
+    same = kept == wanted and np.array_equal(voices.attributes, attribute_table(takes)[1], equal_nan=True)
+    return voices if same else write_cache(takes, cache, progress)

@@ -15,7 +15,7 @@ MASKED = -1e4  # in softmax as good as minus infinity, and finite when a whole r
 
 def masked(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     """Zero where the mask is false, whatever stood there (NaN too)."""
-    return torch.where(mask_BT[..., None], x_BTD, torch.zeros((), dtype=x_BTD.dtype))
+    return torch.where(mask_BT[..., None], x_BTD, x_BTD.new_zeros(()))
 
 
 def masked_mean(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
@@ -63,9 +63,7 @@ class RotaryAttention(nn.Module):
         q = _turned(self._split(self.query(query_BTD)), self.query_cos, self.query_sin)
         k = _turned(self._split(key_BSD), self.key_cos, self.key_sin)
         scores = q @ k.transpose(2, 3) * self.head_width**-0.5
-        scores = torch.where(
-            memory_mask_BS[:, None, None], scores, torch.full((), MASKED, dtype=scores.dtype)
-        )
+        scores = torch.where(memory_mask_BS[:, None, None], scores, scores.new_full((), MASKED))
         weights = torch.softmax(scores, -1)
         attended = (weights @ self._split(value_BSD)).transpose(1, 2).flatten(2)
         return self.out(attended), weights.mean(1)
@@ -86,7 +84,7 @@ class ChannelDropout(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         if not self.training or self.share == 0:
             return x_BTD
-        kept_B1D = torch.rand(x_BTD.shape[0], 1, x_BTD.shape[2]) >= self.share
+        kept_B1D = torch.rand(x_BTD.shape[0], 1, x_BTD.shape[2], device=x_BTD.device) >= self.share
         return x_BTD * (kept_B1D.to(x_BTD.dtype) / (1 - self.share))
 
 

@@ -18,6 +18,8 @@ class DE3(nn.Module):
 
     face_mean: (appearance + motion,) float32; voice_mean: (bands,) float32; temperatures: (3,) float32,
     in the order of `HEADS`.
+    config: the tables `frame_encoder` and `window_model`, and `attributes`, the names of continuous
+    attributes, where there are any.
     """
 
     face_mean: Tensor
@@ -27,7 +29,8 @@ class DE3(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.frame_encoder = FrameEncoder(**config["frame_encoder"])
-        self.window_model = WindowModel(**config["window_model"])
+        attributes = len(config.get("attributes", ()))
+        self.window_model = WindowModel(**config["window_model"], attributes=attributes)
         tokens = config["frame_encoder"]["appearance"] + config["frame_encoder"]["motion"]
         self.register_buffer("face_mean", torch.zeros(tokens))
         self.register_buffer("voice_mean", torch.zeros(config["window_model"].get("bands", 64)))

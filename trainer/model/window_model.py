@@ -6,10 +6,10 @@ voice do against their own mean (of the window, and the slow baseline of the tra
 stands beside what they are. An absent modality is a mask: with it the other's IFE adds nothing.
 
 Shapes: B windows, T video ticks, S sound steps (25 Hz), M mel bins (100 Hz), F bands, D width,
-V and O token widths, L labels.
+V and O token widths, L labels, C continuous attributes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +96,7 @@ class SoundInput(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Returns (B, S, D) and its mask (B, S)."""
         mel = masked(mel_BMF, mask_BM)
-        energy_BM = torch.where(mask_BM, mel.mean(2), torch.full((), MASKED, dtype=mel.dtype))
+        energy_BM = torch.where(mask_BM, mel.mean(2), mel.new_full((), MASKED))
         level_B = torch.logsumexp(energy_BM, 1) - torch.log(mask_BM.sum(1).clamp(min=1).to(mel.dtype))
         own = (mel - level_B[:, None, None]) / 3
         views = [masked(own, mask_BM)]
@@ -110,7 +110,7 @@ class SoundInput(nn.Module):
             if stride == 2:
                 mask = mask[:, ::2] | mask[:, 1::2]
             x_BCMF = F.silu(norm(convolution(x_BCMF)))
-            x_BCMF = torch.where(mask[:, None, :, None], x_BCMF, torch.zeros((), dtype=x_BCMF.dtype))
+            x_BCMF = torch.where(mask[:, None, :, None], x_BCMF, x_BCMF.new_zeros(()))
         x_BSD = self.out(x_BCMF.permute(0, 2, 1, 3).flatten(2))
         if self.own_mean:
             x_BSD = x_BSD + self.trust(weight_B[:, None])[:, None]
@@ -165,7 +165,7 @@ class Pooling(nn.Module):
         self.weigh = nn.Linear(width, 1)
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        weight_BT = torch.where(mask_BT, self.weigh(x_BTD)[..., 0], torch.full((), MASKED, dtype=x_BTD.dtype))
+        weight_BT = torch.where(mask_BT, self.weigh(x_BTD)[..., 0], x_BTD.new_full((), MASKED))
         weighted = (torch.softmax(weight_BT, 1)[..., None] * masked(x_BTD, mask_BT)).sum(1)
         deviation = masked_deviation(x_BTD, mask_BT)
         return torch.cat((weighted, masked_mean(x_BTD, mask_BT), deviation), -1)
@@ -179,6 +179,8 @@ class WindowModel(nn.Module):
         sound meet in the joint sequence alone, attention is zero. No own mean: neither the window's mean nor
         the baselines.
     trained_heads: those that learn; the fused output is what these agree on.
+    attributes: how many continuous attributes every head gives beside its labels; with none the graph has no
+        such output.
     """
 
     def __init__(
@@ -201,6 +203,7 @@ class WindowModel(nn.Module):
         bands: int = 64,
         without: Sequence[str] = (),
         trained_heads: Sequence[str] = HEADS,
+        attributes: int = 0,
     ) -> None:
         super().__init__()
         if unknown := sorted({*without} - {*PARTS} | {*trained_heads} - {*HEADS}):
@@ -227,10 +230,8 @@ class WindowModel(nn.Module):
         joint = torch.cat((ticks_T, steps_S))
         self.fusion = Conformer(blocks=1, times=joint, **common)
         self.pools = nn.ModuleList(Pooling(width) for _ in range(3))
-        self.heads = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(3 * width), nn.Dropout(2 * dropout), nn.Linear(3 * width, labels))
-            for _ in range(3)
-        )
+        self.heads = _heads(3 * width, 2 * dropout, labels)
+        self.attribute_heads = _heads(3 * width, 2 * dropout, attributes) if attributes else None
 
     def forward(
         self,
@@ -243,8 +244,11 @@ class WindowModel(nn.Module):
         audio_mask: Tensor,
         voice_baseline: Tensor,
         voice_weight: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns logits (B, 3, L) of video, audio, fused, and the IFE weights (B, T, S), (B, S, T)."""
+    ) -> tuple[Tensor, ...]:
+        """Returns logits (B, 3, L) of video, audio, fused, and the IFE weights (B, T, S), (B, S, T).
+
+        With attributes a fourth: (B, 3, C), -1..1, in the same order of heads.
+        """
         face_v, face_o = face_baseline.split(
             (self.appearance_width, face_baseline.shape[1] - self.appearance_width), 1
         )
@@ -271,21 +275,50 @@ class WindowModel(nn.Module):
             self.pools[2](joint, joint_mask),
         )
         seen, spoken, joint = (head(pool) for head, pool in zip(self.heads, pooled, strict=True))
-        both = joint if self.training else self._agreed(seen, spoken, joint, video_mask, sound_mask)
-        return torch.stack((seen, spoken, both), 1), attention_video, attention_audio
+        both = joint if self.training else self._agreed(_log, seen, spoken, joint, video_mask, sound_mask)
+        outputs = (torch.stack((seen, spoken, both), 1), attention_video, attention_audio)
+        if self.attribute_heads is None:
+            return outputs
+        seen, spoken, joint = (
+            torch.tanh(head(pool)) for head, pool in zip(self.attribute_heads, pooled, strict=True)
+        )
+        both = joint if self.training else self._agreed(_same, seen, spoken, joint, video_mask, sound_mask)
+        return (*outputs, torch.stack((seen, spoken, both), 1))
 
     def _agreed(
-        self, seen_BL: Tensor, spoken_BL: Tensor, joint_BL: Tensor, video_mask: Tensor, sound_mask: Tensor
+        self,
+        term: Callable[[Tensor], Tensor],
+        seen_BX: Tensor,
+        spoken_BX: Tensor,
+        joint_BX: Tensor,
+        video_mask: Tensor,
+        sound_mask: Tensor,
     ) -> Tensor:
-        """(B, L): geometric mean of what the joint head and the heads of the present senses say.
+        """(B, L) or (B, C): mean of what the joint head and the heads of the present senses say.
 
-        Each learns alone. A joint head that learns to correct the two others does well on made faces only.
+        term: what is averaged; of labels the log-probability, so theirs is a geometric mean. Each head learns
+        alone. A joint head that learns to correct the two others does well on made faces only.
         """
-        total, count = torch.zeros_like(joint_BL), torch.zeros_like(joint_BL[:, :1])
+        total, count = torch.zeros_like(joint_BX), torch.zeros_like(joint_BX[:, :1])
         if "fused" in self.trained_heads:
-            total, count = total + F.log_softmax(joint_BL, 1), count + 1
-        for head, logits_BL, mask in (("video", seen_BL, video_mask), ("audio", spoken_BL, sound_mask)):
+            total, count = total + term(joint_BX), count + 1
+        for head, answer_BX, mask in (("video", seen_BX, video_mask), ("audio", spoken_BX, sound_mask)):
             if head in self.trained_heads:
-                present = mask.any(1, keepdim=True).to(joint_BL.dtype)
-                total, count = total + F.log_softmax(logits_BL, 1) * present, count + present
+                present = mask.any(1, keepdim=True).to(joint_BX.dtype)
+                total, count = total + term(answer_BX) * present, count + present
         return total / count.clamp(min=1)
+
+
+def _heads(inputs: int, dropout: float, outputs: int) -> nn.ModuleList:
+    """L_V, L_A and L_F."""
+    return nn.ModuleList(
+        nn.Sequential(nn.LayerNorm(inputs), nn.Dropout(dropout), nn.Linear(inputs, outputs)) for _ in HEADS
+    )
+
+
+def _log(logits_BL: Tensor) -> Tensor:
+    return F.log_softmax(logits_BL, 1)
+
+
+def _same(values_BC: Tensor) -> Tensor:
+    return values_BC
