@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from trainer.metrics import (
     calibration_error,
     concordance,
+    concordance_interval,
     mean_recall,
     recalls,
     speaker_interval,
@@ -75,6 +76,56 @@ def test_summary_agrees_with_sklearn_and_counts_every_speaker() -> None:
     own = [i for i, speaker in enumerate(speakers) if speaker == "s2"]
     assert summary.speakers["s2"]["uar"] == pytest.approx(balanced_accuracy_score(truth[own], answers[own]))
     assert json.loads(json.dumps(summary.as_json(), allow_nan=False))["labels"] == list(LABELS)
+
+
+def test_f1_agrees_with_sklearn_and_bins_with_the_calibration_error() -> None:
+    rng = np.random.default_rng(4)
+    truth = rng.integers(0, 3, 90)
+    scores = rng.standard_normal((90, 3)) + np.eye(3)[truth]
+    summary = summarise(scores, [LABELS[t] for t in truth], ["a"] * 90, LABELS)
+    answers = scores.argmax(axis=1)
+    assert summary.macro_f1 == pytest.approx(f1_score(truth, answers, average="macro"))
+    assert summary.micro_f1 == pytest.approx(f1_score(truth, answers, average="micro"))
+    gaps = [bin_["clips"] * abs(bin_["accuracy"] - bin_["confidence"]) for bin_ in summary.reliability]
+    assert sum(gaps) / 90 == pytest.approx(summary.ece)
+    assert summary.as_json()["intervals"]["macro_f1"] == [None, None]
+
+
+def test_every_figure_lies_in_its_interval_and_groups_divide_the_clips() -> None:
+    rng = np.random.default_rng(6)
+    truth = rng.integers(0, 3, 300)
+    scores = 3 * (rng.standard_normal((300, 3)) + np.eye(3)[truth])
+    speakers, sexes = [f"s{i % 10}" for i in range(300)], ["female" if i % 2 else "male" for i in range(300)]
+    summary = summarise(scores, [LABELS[t] for t in truth], speakers, LABELS, groups={"sex": sexes})
+    for name in ("uar", "war", "macro_f1", "micro_f1"):
+        low, high = summary.intervals[name]
+        assert low < getattr(summary, name) < high
+
+    assert 0 < summary.intervals["ece"][0] < summary.intervals["ece"][1] < 0.5
+    groups = summary.groups["sex"]
+    assert {name: group["speakers"] for name, group in groups.items()} == {"female": 5, "male": 5}
+    own = np.array(sexes) == "male"
+    answers = scores.argmax(axis=1)
+    assert groups["male"]["uar"] == pytest.approx(balanced_accuracy_score(truth[own], answers[own]))
+    assert groups["male"]["clips"] + groups["female"]["clips"] == 300
+
+
+def test_a_group_that_lacks_a_label_may_still_be_answered_it() -> None:
+    scores = np.log(np.array([[0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]))
+    groups = {"take": ["first", "second", "second"]}
+    summary = summarise(scores, ["neutral", "happy", "sad"], ["a", "b", "b"], LABELS, groups=groups)
+    assert summary.groups["take"]["first"]["uar"] == 0.0
+
+
+def test_the_interval_of_a_concordance_holds_it() -> None:
+    rng = np.random.default_rng(8)
+    targets = rng.normal(size=200)
+    answers = 0.7 * targets + 0.3 * rng.normal(size=200)
+    targets[::9] = np.nan
+    speakers = [f"s{i % 8}" for i in range(200)]
+    low, high = concordance_interval(answers, targets, speakers, 0)
+    assert low < concordance(answers, targets) < high < 1
+    assert np.isnan(concordance_interval(answers, targets, ["a"] * 200, 0)).all()
 
 
 def test_labels_that_do_not_occur_cannot_be_answered() -> None:
