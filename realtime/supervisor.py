@@ -18,7 +18,7 @@ from typing import Any
 from realtime.link import Message, encode
 
 SILENT_NS = 2_000_000_000
-STARTING_NS = 20_000_000_000
+STARTING_NS = 60_000_000_000
 AWAY_NS = 500_000_000
 LAST_WORDS_NS = 50_000_000
 FIRST_BACK_OFF_NS = 100_000_000

@@ -13,7 +13,7 @@ A shard `shard_00000.npz` (uncompressed, no pickles) holds clips one after anoth
 import argparse
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -200,7 +200,15 @@ def _write_shard(shard: int) -> int:
     assert _maker is not None, "the pool's initializer has run"
     plans = _maker.plans[shard * SHARD_CLIPS : (shard + 1) * SHARD_CLIPS]
     clips, metas = zip(*(_maker.clip(plan) for plan in plans), strict=True)
-    path = Path(_maker.request.out) / _shard_name(shard)
+    save_shard(Path(_maker.request.out), shard, clips, metas)
+    return len(clips)
+
+
+def save_shard(
+    folder: Path, shard: int, clips: Sequence[MovingClip], metas: Sequence[dict[str, Any]]
+) -> None:
+    """Writes the clips of one shard (`SHARD_CLIPS`, fewer in the last); it appears whole or not at all."""
+    path = folder / _shard_name(shard)
     part = path.with_name(f"part_{path.name}")
     np.savez(
         part,
@@ -212,7 +220,6 @@ def _write_shard(shard: int) -> int:
         meta=np.array(json.dumps(metas)),
     )
     part.replace(path)
-    return len(clips)
 
 
 def _shard_name(shard: int) -> str:

@@ -126,7 +126,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     chosen = parser.parse_args(arguments)
     try:
-        voices = open_cache(chosen.cache) if chosen.data is None else bundled_voices(chosen.data, chosen.cache)
+        bundled = chosen.data is not None
+        voices = bundled_voices(chosen.data, chosen.cache) if bundled else open_cache(chosen.cache)
     except FileNotFoundError as error:
         parser.exit(2, f"{error}; name --data, or a folder of voices that trainer.prepare wrote.\n")
     prepare(chosen.cache, voices, chosen.sessions, chosen.jobs)

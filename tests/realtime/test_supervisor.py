@@ -58,9 +58,9 @@ def _kill(pid: int) -> None:
 
 def test_a_worker_may_be_slow_to_come_up_but_not_for_ever(supervisor: Supervisor, clock: Clock) -> None:
     supervisor.add("camera", wait_for_end, None, clock.now_ns)
-    assert clock.pass_ms(20_000) == []
+    assert clock.pass_ms(60_000) == []
     (died, *_) = clock.pass_ms(200)
-    assert died == Died("camera", "did not come up within 20 s", 100 * MS)
+    assert died == Died("camera", "did not come up within 60 s", 100 * MS)
 
 
 def test_a_silent_worker_is_replaced(supervisor: Supervisor, clock: Clock) -> None:
