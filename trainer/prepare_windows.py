@@ -18,6 +18,7 @@ from torch import Tensor
 from engine.signals.flow import Flow, FlowParams
 from trainer.clip_sets import StoredClip, load_shards
 from trainer.data.sound import open_cache
+from trainer.data.takes import NO_LABEL
 from trainer.labels import LABELS
 from trainer.model.frame_encoder import FrameEncoder
 
@@ -63,7 +64,8 @@ def prepare(config: dict[str, Any], clips: Path, out: Path) -> None:
         seen.append(stored.clip.seen)
         group = stored.meta["group"]
         rows["ticks"].append(len(stored.clip.seen))
-        rows["labels"].append(LABELS.index(stored.meta["label"]))
+        label = stored.meta["label"]
+        rows["labels"].append(NO_LABEL if label is None else LABELS.index(label))
         rows["voices"].append(places[stored.meta["voice"]])
         rows["groups"].append(-1 if group is None else int(group))
     index = {name: np.array(values, np.int64) for name, values in rows.items()}

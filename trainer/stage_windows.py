@@ -91,12 +91,15 @@ class WindowsStage:
         both = [
             (int(label), i, int(take))
             for i, (label, take) in enumerate(zip(clips.labels, clips.voices, strict=True))
+            if label >= 0
         ]
+        corpora = self.dev.voices.corpora
+        judges = ["ravdess"] if "ravdess" in corpora else np.unique(corpora).tolist()  # it has all labels
         voices = [
             (label, None, int(take))
             for label, takes in enumerate(self.dev.takes)
             for take in takes
-            if self.dev.voices.corpora[take] == "ravdess"
+            if corpora[take] in judges
         ]
         return {"both": both, "face": [(label, clip, None) for label, clip, _ in both], "voice": voices}
 
