@@ -3,7 +3,8 @@
 `--clips labels.csv` plays clips with picture and sound, or either, as live; `--ravdess DIR --actors 17-20`
 plays RAVDESS voices; `--stills DIR --split NAME` shows the frame encoder still faces. UAR with an interval
 over speakers, WAR, calibration, recall per label, per speaker, for each head, as a table and with `--json`
-as a file. It only joins the parts: playing is in `trainer.trials`, counting in `trainer.metrics`.
+as a file; `--out DIR` writes a report with pictures and a card. It only joins the parts: playing is in
+`trainer.trials`, counting in `trainer.metrics`, the report's folder in `trainer.report`.
 """
 
 import argparse
@@ -15,20 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from engine.bundle import load_bundle
+from engine.bundle import Bundle, load_bundle
 from engine.errors import De3Error
+from trainer.clip_report import clip_report
 from trainer.data import ravdess
 from trainer.data.clips import list_clips
 from trainer.data.takes import Take
-from trainer.labels import HEADS
-from trainer.metrics import Summary, summarise
+from trainer.facts import Facts, ravdess_facts, table_facts
+from trainer.heat_map import attend
+from trainer.robustness import CURVES, fitting, robustness, sample
 from trainer.still_trials import evaluate_stills
-from trainer.trials import ClipScore, Setting, score_clips
+from trainer.trials import Setting, score_clips
 
 SHOWN = {"both": (True, True), "video": (True, False), "audio": (False, True)}
 
@@ -60,69 +62,38 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     p.add_argument("--seed", type=int, default=0, help="of the order of clips and the drawn speakers")
     p.add_argument("--json", type=Path, metavar="FILE")
+    p.add_argument("--out", type=Path, metavar="DIR", help="folder of a report: figures, pictures, a card")
+    p.add_argument(
+        "--group", action="append", default=[], metavar="COLUMN",
+        help="report on each value of this column of labels.csv apart (RAVDESS: sex and intensity always)",
+    )  # fmt: skip
+    p.add_argument(
+        "--robustness", nargs="*", metavar="KIND",
+        help=f"with --out: scores of worse and worse clips; all of {', '.join(CURVES)}, or these",
+    )  # fmt: skip
+    p.add_argument("--robustness-clips", type=int, metavar="N", help="of so many clips, labels in turn")
+    p.add_argument(
+        "--heat-map", type=Path, metavar="CLIP", help="with --out: picture of the attention over a clip"
+    )
     return p
 
 
-def summaries(scores: Sequence[ClipScore], dropped: Sequence[str], seed: int) -> dict[str, Summary]:
-    """Per head, without the clips whose label is among `dropped`. Raises ValueError as `summarise` does."""
-    kept = [score for score in scores if score.take.label not in dropped]
-    heads = [head for head in HEADS if all(head in score.heads for score in kept)]
-    return {
-        head: summarise(
-            np.array([score.heads[head] for score in kept]),
-            [score.take.label for score in kept],
-            [score.take.speaker for score in kept],
-            kept[0].labels if kept else (),
-            seed,
-        )
-        for head in heads
-    }
-
-
-def clip_report(scores: Sequence[ClipScore], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything about played clips as plain values."""
-    unknown = {score.take.label for score in scores} - set(scores[0].labels)
-    always = [label for label in arguments.drop_label if label in unknown]
-    report: dict[str, Any] = {
-        "stream": arguments.stream,
-        "modality": arguments.modality,
-        "seed": arguments.seed,
-        "lead": scores[0].lead,
-        "windows": sum(score.windows for score in scores),
-        "valid_video": float(np.mean([score.valid_video for score in scores])),
-        "valid_audio": float(np.mean([score.valid_audio for score in scores])),
-        "heads": {h: s.as_json() for h, s in summaries(scores, always, arguments.seed).items()},
-    }
-    if set(arguments.drop_label) - set(always):
-        fewer = summaries(scores, arguments.drop_label, arguments.seed)
-        report["without"] = {
-            "labels": arguments.drop_label,
-            "heads": {head: summary.as_json() for head, summary in fewer.items()},
-        }
-    report["model_labels"] = scores[0].labels
-    report["clips"] = [
-        {
-            "file": score.take.file.name,
-            "speaker": score.take.speaker,
-            "label": score.take.label,
-            "heads": {head: np.round(values, 5).tolist() for head, values in score.heads.items()},
-        }
-        for score in scores
-    ]
-    return report
-
-
-def evaluate_clips(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Plays what was asked for and reports."""
-    takes: list[Take]
+def open_takes(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[Take], list[Facts]]:
+    """The clips that were asked for, and what is known of each."""
     if arguments.clips is not None:
         takes = list_clips(arguments.clips)
+        facts = table_facts(arguments.clips, takes, arguments.group, bundle.attributes)
     else:
         takes = ravdess.list_takes(arguments.ravdess, arguments.actors)
+        facts = ravdess_facts(takes)
     if not takes:
         raise ValueError(f"{arguments.clips} lists no clips.")
+    return takes, facts
+
+
+def setting_of(arguments: argparse.Namespace) -> Setting:
     picture, sound = SHOWN[arguments.modality]
-    setting = Setting(
+    return Setting(
         bundle=arguments.bundle,
         engine=arguments.engine,
         face_model=arguments.face_model,
@@ -132,11 +103,74 @@ def evaluate_clips(arguments: argparse.Namespace, console: Console) -> dict[str,
         stream=arguments.stream,
         seed=arguments.seed,
     )
+
+
+def progress_bar(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def evaluate_clips(arguments: argparse.Namespace, bundle: Bundle, console: Console) -> dict[str, Any]:
+    """Plays what was asked for and reports."""
+    takes, facts = open_takes(arguments, bundle)
+    with progress_bar(console) as bar:
         task = bar.add_task("clips", total=len(takes))
-        scores = score_clips(takes, setting, arguments.jobs, lambda done: bar.advance(task, done))
-    return clip_report(scores, arguments)
+        scores = score_clips(
+            takes, setting_of(arguments), arguments.jobs, lambda done: bar.advance(task, done)
+        )
+    how = {"stream": arguments.stream, "modality": arguments.modality, "seed": arguments.seed}
+    return clip_report(scores, facts, arguments.drop_label, arguments.seed, how)
+
+
+def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """The report on what was asked for. Raises De3Error, ValueError, OSError or av.FFmpegError."""
+    bundle = load_bundle(arguments.bundle)
+    if arguments.stills is not None:
+        report = evaluate_stills(
+            arguments.stills,
+            arguments.split,
+            arguments.bundle,
+            arguments.face_model,
+            arguments.offline,
+            arguments.jobs,
+        )
+    else:
+        report = evaluate_clips(arguments, bundle, console)
+    source = (arguments.clips or arguments.ravdess or arguments.stills).name
+    return {"source": source, "bundle": bundle.name, "digest": bundle.digest} | report
+
+
+def measure_robustness(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """The curves that were asked for, of the clips that were asked for. Raises as `measure` does."""
+    takes, _ = open_takes(arguments, load_bundle(arguments.bundle))
+    takes = [take for take in takes if take.label not in arguments.drop_label]
+    takes = sample(takes, arguments.robustness_clips, arguments.seed)
+    setting = setting_of(arguments)
+    kinds = fitting(takes, setting, arguments.robustness)
+    with progress_bar(console) as bar:
+        task = bar.add_task("robustness", total=1 + sum(len(CURVES[kind].levels) - 1 for kind in kinds))
+
+        def advance(done: str) -> None:
+            bar.update(task, advance=1, description=done)
+
+        return robustness(takes, setting, kinds, arguments.jobs, advance)
+
+
+def write_folder(arguments: argparse.Namespace, report: dict[str, Any], console: Console) -> None:
+    """The folder of the report, with what else was asked for. Raises as `measure` does."""
+    try:
+        from trainer.report import write_report
+    except ImportError as error:
+        raise ValueError(f'A report needs matplotlib: pip install -e ".[report]" ({error}).') from error
+    curves = None
+    if arguments.robustness is not None:
+        curves = measure_robustness(arguments, console)
+    attention = None
+    if arguments.heat_map is not None:
+        clip: Path = arguments.heat_map
+        found = attend(clip, arguments.bundle, arguments.face_model, arguments.offline)
+        attention = (clip.name, found)
+    write_report(arguments.out, report, load_bundle(arguments.bundle).licence, curves, attention)
 
 
 def show(console: Console, title: str, heads: dict[str, dict[str, Any]], lead: str) -> None:
@@ -154,12 +188,20 @@ def show(console: Console, title: str, heads: dict[str, dict[str, Any]], lead: s
             "  95 % over speakers", *("{:.3f} to {:.3f}".format(*s["interval"]) for s in heads.values())
         )
     table.add_row("WAR", *(f"{s['war']:.3f}" for s in heads.values()))
+    table.add_row("macro F1", *(f"{s['macro_f1']:.3f}" for s in heads.values()))
     table.add_row("ECE", *(f"{s['ece']:.3f}" for s in heads.values()), end_section=True)
     for label in labels:
         table.add_row(f"recall {label}", *(f"{s['recall'][label]:.2f}" for s in heads.values()))
     table.add_section()
     for speaker in speakers if len(speakers) > 1 else ():
         table.add_row(f"UAR of {speaker}", *(f"{s['speakers'][speaker]['uar']:.2f}" for s in heads.values()))
+    for column, values in chosen["groups"].items():
+        table.add_section()
+        for value in values:
+            table.add_row(
+                f"{column}: {value}",
+                *(f"{s['groups'][column][value]['uar']:.2f}" for s in heads.values()),
+            )
     console.print(table)
     table = Table(title=f"answers of the {lead} head (columns) to labels (rows)")
     table.add_column("")
@@ -170,37 +212,50 @@ def show(console: Console, title: str, heads: dict[str, dict[str, Any]], lead: s
     console.print(table)
 
 
+def refuse_what_does_not_go_together(p: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    if arguments.out is None and (arguments.robustness is not None or arguments.heat_map is not None):
+        p.error("--robustness and --heat-map write into the folder of --out, which is missing")
+    if arguments.stills is not None and arguments.robustness is not None:
+        p.error("--robustness plays clips, not --stills")
+    if arguments.group and arguments.clips is None:
+        p.error("--group names a column of the table of --clips")
+    for kind in arguments.robustness or ():
+        if kind not in CURVES:
+            p.error(f"--robustness {kind}: there are {', '.join(CURVES)}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    p = parser()
+    arguments = p.parse_args(argv)
+    refuse_what_does_not_go_together(p, arguments)
     console = Console(file=sys.stdout)
-    source = (arguments.clips or arguments.ravdess or arguments.stills).name
     try:
-        bundle = load_bundle(arguments.bundle)
-        if arguments.stills is not None:
-            report = evaluate_stills(
-                arguments.stills,
-                arguments.split,
-                arguments.bundle,
-                arguments.face_model,
-                arguments.offline,
-                arguments.jobs,
-            )
-        else:
-            report = evaluate_clips(arguments, console)
+        report = measure(arguments, console)
+        show_all(console, report)
+        if arguments.json is not None:
+            text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+            arguments.json.write_text(text, encoding="utf-8")
+        if arguments.out is not None:
+            write_folder(arguments, report, console)
+            console.print(f"The report is in {arguments.out}.", highlight=False)
     except (De3Error, ValueError, OSError, av.FFmpegError) as error:
         Console(stderr=True).print(str(error), style="bold red", markup=False, highlight=False)
         return 2
-    report = {"source": source, "bundle": bundle.name, "digest": bundle.digest} | report
-    show(console, source, report["heads"], report["lead"])
+    return 0
+
+
+def show_all(console: Console, report: dict[str, Any]) -> None:
+    """Prints the tables of a report."""
+    show(console, report["source"], report["heads"], report["lead"])
     if "without" in report:
         names = ", ".join(report["without"]["labels"])
-        show(console, f"{source} without {names}", report["without"]["heads"], report["lead"])
+        show(console, f"{report['source']} without {names}", report["without"]["heads"], report["lead"])
+    for name, each in report.get("attributes", {}).items():
+        ccc = "not defined" if each["ccc"] is None else f"{each['ccc']:.3f}"
+        console.print(f"CCC of {name}: {ccc}, {each['clips']} clips.", highlight=False)
     if "windows" in report:
         shares = f"{report['valid_video']:.0%} seen, {report['valid_audio']:.0%} heard"
         console.print(f"{report['windows']} windows; of their time {shares}.", highlight=False)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":

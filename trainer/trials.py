@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import Recognizer
-from engine.types import Frame, Scores
+from engine.signals.face import FaceFinder, load_finder
+from engine.types import Block, Frame, Scores
 from trainer.data.clips import contents, play
 from trainer.data.takes import Take
+from trainer.disturbances import Disturbance, disturbed
+from trainer.instruments import InstrumentedRecognizer, ShortWindows
 
 SCORE_HZ = 5
 STEP_NS = 1_000_000_000 // SCORE_HZ
@@ -38,6 +42,7 @@ class Setting:
     picture, sound: what is shown of each clip.
     stream: a speaker's clips as one stream, or each clip alone.
     seed: of the order of a speaker's clips.
+    disturbance: what makes the clips worse, if anything does.
     """
 
     bundle: Path | None = None
@@ -48,6 +53,7 @@ class Setting:
     sound: bool = True
     stream: bool = False
     seed: int = 0
+    disturbance: Disturbance | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,6 +65,7 @@ class ClipScore:
     lead: the head that leads.
     windows: how many were scored.
     valid_video, valid_audio: mean shares really seen and heard.
+    attributes: the bundle's continuous attributes, mean over the clip's windows.
     """
 
     take: Take
@@ -68,6 +75,7 @@ class ClipScore:
     windows: int
     valid_video: float
     valid_audio: float
+    attributes: dict[str, float]
 
 
 def score_clips(
@@ -81,10 +89,10 @@ def score_clips(
     Raises what the recogniser and the decoder raise.
     """
     groups = list(_groups(takes, setting))
-    scored: dict[Take, ClipScore] = {}
+    scored: dict[Path, ClipScore] = {}
 
     def add(group: list[ClipScore]) -> None:
-        scored.update((score.take, score) for score in group)
+        scored.update((score.take.file, score) for score in group)
         if progress is not None:
             progress(len(group))
 
@@ -96,7 +104,7 @@ def score_clips(
             pending = [pool.submit(_score_group, group, setting) for group in groups]
             for done in as_completed(pending):
                 add(done.result())
-    return [scored[take] for take in takes]
+    return [scored[take.file] for take in takes]
 
 
 def _groups(takes: Sequence[Take], setting: Setting) -> Iterator[list[Take]]:
@@ -112,14 +120,9 @@ def _groups(takes: Sequence[Take], setting: Setting) -> Iterator[list[Take]]:
 
 def _score_group(group: list[Take], setting: Setting) -> list[ClipScore]:
     held = [contents(take.file) for take in group]
-    recogniser = Recognizer(
-        bundle=setting.bundle,
-        engine=setting.engine,
-        face_model=setting.face_model,
-        offline=setting.offline,
-        has_video=setting.picture and any(each.has_video for each in held),
-        has_audio=setting.sound and any(each.has_audio for each in held),
-    )
+    has_video = setting.picture and any(each.has_video for each in held)
+    has_audio = setting.sound and any(each.has_audio for each in held)
+    recogniser = _recogniser(setting, has_video, has_audio)
     scores: list[ClipScore] = []
     start_ns = 0
     try:
@@ -135,13 +138,43 @@ def _score_group(group: list[Take], setting: Setting) -> list[ClipScore]:
     return scores
 
 
+def _recogniser(setting: Setting, has_video: bool, has_audio: bool) -> Recognizer:
+    options = {
+        "bundle": setting.bundle,
+        "engine": setting.engine,
+        "face_model": setting.face_model,
+        "offline": setting.offline,
+        "has_video": has_video,
+        "has_audio": has_audio,
+    }
+    if setting.disturbance is None or setting.disturbance.kind != "window_s":
+        return Recognizer(**options)
+    seconds = setting.disturbance.level
+    return InstrumentedRecognizer(
+        lambda opened: ShortWindows(opened.backend, opened.bundle.window, seconds), **options
+    )
+
+
+@lru_cache(maxsize=1)
+def _finder(face_model: Path | None, offline: bool) -> FaceFinder:
+    """The finder of this process, for disturbances that go by the size of the face."""
+    return load_finder(face_model=face_model, offline=offline)[0]
+
+
+def _items(file: Path, setting: Setting) -> Iterator[Frame | Block]:
+    if setting.disturbance is None:
+        return play(file, setting.picture, setting.sound)
+    finder = _finder(setting.face_model, setting.offline)
+    return disturbed(file, setting.disturbance, finder, setting.picture, setting.sound)
+
+
 def score_windows(
     recogniser: Recognizer, file: Path, setting: Setting, start_ns: int = 0
 ) -> tuple[list[Scores], int]:
     """All windows of a clip that starts at start_ns, as a run of the program has them, and where it ends."""
     windows: list[Scores] = []
     due_ns, end_ns, last_ns = start_ns + STEP_NS, start_ns, None
-    for item in play(file, setting.picture, setting.sound):
+    for item in _items(file, setting):
         t_ns = start_ns + item.t_ns
         # A block ends later than it begins, a frame counts half a tick on either side: a window is read
         # when everything up to its end and one step more has been given.
@@ -178,4 +211,7 @@ def _clip_score(take: Take, windows: list[Scores]) -> ClipScore:
         windows=len(windows),
         valid_video=float(np.mean([window.valid_video for window in windows])),
         valid_audio=float(np.mean([window.valid_audio for window in windows])),
+        attributes={
+            name: float(np.mean([window.attributes[name] for window in telling])) for name in first.attributes
+        },
     )

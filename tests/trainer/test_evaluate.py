@@ -11,12 +11,14 @@ import torch
 
 from engine import Recognizer
 from engine.types import Frame
+from trainer.clip_report import summaries
 from trainer.data.clips import list_clips, play
 from trainer.data.takes import Take
-from trainer.evaluate import main, parse_actors, summaries
+from trainer.evaluate import main, parse_actors
 from trainer.export import export
 from trainer.labels import HEADS, LABELS
 from trainer.model.de3 import DE3
+from trainer.report_card import pictures
 from trainer.trials import ClipScore, Setting, score_clips
 
 SHARED = Path(__file__).parents[2] / ".." / "shared"
@@ -80,6 +82,7 @@ def made_score(label: str, speaker: str, answer: str) -> ClipScore:
         windows=1,
         valid_video=0.0,
         valid_audio=1.0,
+        attributes={},
     )
 
 
@@ -147,6 +150,51 @@ def test_the_command_reports_all_heads_with_and_without_a_label(
     assert set(report["heads"]["audio"]["speakers"]) == {"s0", "s1"}
     assert len(report["clips"]) == 6
     assert "UAR" in capsys.readouterr().out
+
+
+def test_the_folder_holds_figures_pictures_groups_curves_and_a_card(
+    bundle: Path, voices: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need the extra 'report'")
+    out = tmp_path / "report"
+    options = ["--bundle", str(bundle), "--clips", str(voices), "--jobs", "1", "--out", str(out)]
+    assert main([*options, "--group", "remark", "--robustness", "window_s", "--robustness-clips", "3"]) == 0
+    report = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert report["heads"]["audio"]["groups"]["remark"]["x"]["clips"] == 6
+    assert 0 <= report["heads"]["audio"]["macro_f1"] <= 1
+    curves = json.loads((out / "robustness.json").read_text(encoding="utf-8"))
+    assert curves["clips"] == 3
+    assert [point["level"] for point in curves["curves"]["window_s"]] == [0.5, 1, 2, 3, None]
+    assert curves["curves"]["window_s"][-1]["heads"] == curves["untouched"]
+    with (out / "groups.csv").open(newline="") as rows:
+        table = list(csv.DictReader(rows))
+    assert {(row["column"], row["value"]) for row in table} == {
+        ("speaker", "s0"), ("speaker", "s1"), ("remark", "x")
+    }  # fmt: skip
+    card = (out / "CARD.md").read_text(encoding="utf-8")
+    for picture in pictures(card):
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
+    assert {"confusion.png", "reliability.png", "robustness.png"} == {*pictures(card)}
+    assert f"{report['heads']['audio']['uar']:.3f}" in card
+    assert main(options) == 0  # anew, without curves: those of before do not stay
+    assert not (out / "robustness.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--clips", "x", "--robustness"], "--out"),
+        (["--clips", "x", "--out", "y", "--robustness", "fog"], "fog"),
+        (["--stills", "x", "--out", "y", "--robustness"], "--stills"),
+        (["--ravdess", "x", "--group", "sex"], "--clips"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    options: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(options)
+    assert complaint in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""What the scores of clips come to, as plain values: the body of `metrics.json`.
+
+It knows nothing of files, pictures or the command line; the counting is in `trainer.metrics`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from trainer.facts import Facts
+from trainer.labels import HEADS
+from trainer.metrics import Summary, concordance, concordance_interval, summarise
+from trainer.trials import ClipScore
+
+
+def summaries(
+    scores: Sequence[ClipScore], dropped: Sequence[str], seed: int, facts: Sequence[Facts] = ()
+) -> dict[str, Summary]:
+    """Per head, without the clips whose label is among `dropped`. Raises ValueError as `summarise` does.
+
+    facts: none, or one a score; every clip has the same columns to group by.
+    """
+    places = [place for place, score in enumerate(scores) if score.take.label not in dropped]
+    kept = [scores[place] for place in places]
+    known = [facts[place] for place in places] if facts else []
+    heads = [head for head in HEADS if all(head in score.heads for score in kept)]
+    return {
+        head: summarise(
+            np.array([score.heads[head] for score in kept]),
+            [score.take.label for score in kept],
+            [score.take.speaker for score in kept],
+            kept[0].labels if kept else (),
+            seed,
+            {
+                column: [each.groups[column] for each in known]
+                for column in (known[0].groups if known else ())
+            },
+        )
+        for head in heads
+    }
+
+
+def attribute_report(scores: Sequence[ClipScore], facts: Sequence[Facts], seed: int) -> dict[str, Any]:
+    """Per attribute of the bundle that the clips have values for: CCC of the leading head, its interval."""
+    report: dict[str, Any] = {}
+    for name in scores[0].attributes:
+        targets = np.array([each.attributes.get(name, np.nan) for each in facts], np.float64)
+        if np.isnan(targets).all():
+            continue
+        answers = np.array([score.attributes[name] for score in scores])
+        ccc = concordance(answers, targets)
+        interval = concordance_interval(answers, targets, [score.take.speaker for score in scores], seed)
+        report[name] = {
+            "ccc": None if np.isnan(ccc) else ccc,
+            "interval": [None if np.isnan(end) else end for end in interval],
+            "clips": int((~np.isnan(targets)).sum()),
+        }
+    return report
+
+
+def clip_report(
+    scores: Sequence[ClipScore],
+    facts: Sequence[Facts],
+    drop_label: Sequence[str],
+    seed: int,
+    setting: dict[str, Any],
+) -> dict[str, Any]:
+    """Everything about played clips as plain values.
+
+    setting: how they were played, to be told beside. Raises ValueError as `summarise` does.
+    """
+    unknown = {score.take.label for score in scores} - set(scores[0].labels)
+    always = [label for label in drop_label if label in unknown]
+    report: dict[str, Any] = setting | {
+        "lead": scores[0].lead,
+        "windows": sum(score.windows for score in scores),
+        "valid_video": float(np.mean([score.valid_video for score in scores])),
+        "valid_audio": float(np.mean([score.valid_audio for score in scores])),
+        "heads": {h: s.as_json() for h, s in summaries(scores, always, seed, facts).items()},
+    }
+    if attributes := attribute_report(scores, facts, seed):
+        report["attributes"] = attributes
+    if set(drop_label) - set(always):
+        fewer = summaries(scores, drop_label, seed, facts)
+        report["without"] = {
+            "labels": list(drop_label),
+            "heads": {head: summary.as_json() for head, summary in fewer.items()},
+        }
+    report["model_labels"] = scores[0].labels
+    report["clips"] = [
+        {
+            "file": score.take.file.name,
+            "speaker": score.take.speaker,
+            "label": score.take.label,
+            "groups": each.groups,
+            "heads": {head: np.round(values, 5).tolist() for head, values in score.heads.items()},
+        }
+        for score, each in zip(scores, facts, strict=True)
+    ]
+    return report

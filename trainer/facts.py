@@ -1,0 +1,64 @@
+"""What is known of clips beside their label: groups to report on apart, and continuous attributes.
+
+From a table's own columns, or from RAVDESS's names (sex of the actor, intensity); nothing else is inferred.
+Data leaves it as `Facts`, one a take.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainer.data import ravdess
+from trainer.data.takes import Take
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """groups: column to value. attributes: name to value, for those that are known."""
+
+    groups: dict[str, str] = field(default_factory=dict)
+    attributes: dict[str, float] = field(default_factory=dict)
+
+
+def table_facts(
+    table: Path, takes: Sequence[Take], groups: Sequence[str], attributes: Sequence[str]
+) -> list[Facts]:
+    """The chosen columns of the rows that `takes` come from; an empty attribute is not known.
+
+    Raises ValueError where a group's column is missing or an attribute is not a number.
+    """
+    with table.open(encoding="utf-8-sig", newline="") as rows:
+        reader = csv.DictReader(rows)
+        columns = set(reader.fieldnames or ())
+        if missing := sorted(set(groups) - columns):
+            raise ValueError(f"{table} has no column {missing[0]!r} to group by.")
+        known = [name for name in attributes if name in columns]
+        by_file = {}
+        for line, row in enumerate(reader, start=2):
+            try:
+                values = {name: float(row[name]) for name in known if row[name]}
+            except ValueError as error:
+                raise ValueError(f"{table}, line {line}: {error}.") from error
+            by_file[table.parent / row["file"]] = Facts(
+                groups={name: row[name].strip() or "not given" for name in groups}, attributes=values
+            )
+    return [by_file[take.file] for take in takes]
+
+
+def ravdess_facts(takes: Sequence[Take]) -> list[Facts]:
+    """Sex and intensity from the names; intensity also as an attribute (normal 0, strong 1)."""
+    facts = []
+    for take in takes:
+        code = ravdess.parse_name(take.file.stem)
+        strong = code.intensity == 2
+        facts.append(
+            Facts(
+                groups={
+                    "sex": "male" if code.actor % 2 else "female",
+                    "intensity": "strong" if strong else "normal",
+                },
+                attributes={"intensity": float(strong)},
+            )
+        )
+    return facts
