@@ -54,6 +54,7 @@ def _recognise(edge: Edge, job: RecogniseJob) -> NoReturn:
     bundle = load_bundle(job.bundle)
     choice = choose(bundle, job.engine)
     recognition = Recognition(bundle, choice.backend)
+    recognition.warm_up()
     inbox = Receiver.bind(edge.context, job.endpoints.observe)
     edge.report(Ready(RECOGNISER, os.getpid(), bundle.digest, choice.reason))
     start = edge.await_start()
@@ -78,11 +79,17 @@ def _turn(edge: Edge, inbox: Receiver, recogniser: "Recogniser") -> NoReturn:
     if os.name != "nt":
         poller.register(edge.pipe.fileno(), zmq.POLLIN)
 
-    def take(message: Message) -> None:
-        recogniser.take(message, time.monotonic_ns())
-
     def stats(elapsed_s: float) -> Stats:
         return _stats(edge, recogniser, counts, elapsed_s)
+
+    def beat() -> None:
+        start = edge.beat(stats)
+        if start is not None:
+            recogniser.expect(video=start.has_video, audio=start.has_audio)
+
+    def take(message: Message) -> None:
+        recogniser.take(message, time.monotonic_ns())
+        beat()  # where one face takes a tenth of a second, a full queue takes longer than silence may last
 
     # Without a clock each message is followed by what it makes due: so batches, and with them the last bits
     # of every score, never depend on how fast messages come.
@@ -90,17 +97,15 @@ def _turn(edge: Edge, inbox: Receiver, recogniser: "Recogniser") -> NoReturn:
     while not recogniser.ended:
         poller.poll(_timeout_ms(recogniser.schedule.wake_ns()))
         inbox.drain(take, limit)
-        start = edge.beat(stats)
-        if start is not None:
-            recogniser.expect(video=start.has_video, audio=start.has_audio)
+        beat()
         due_ns = time.monotonic_ns()
         for end_ns in recogniser.due(due_ns):
             edge.report(recogniser.score(end_ns, due_ns))
             counts["windows"] += 1
             while edge.reports.keep_all and edge.reports.full:
                 edge.reports.wait(WAIT_MS)
-                edge.beat(stats)
-            edge.beat(stats)
+                beat()
+            beat()
     edge.finish(stats)
 
 
