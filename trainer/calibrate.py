@@ -6,7 +6,6 @@ Writes the weights with the temperatures in them; `trainer.export` carries them 
 
 import argparse
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from trainer.labels import HEADS
 from trainer.metrics import calibration_error, unweighted_average_recall
 from trainer.model.de3 import DE3
 from trainer.stage_windows import window_logits
+from trainer.start import read_config
 from trainer.window_batches import WindowSource
 
 STEPS, BATCH = 40, 32
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path, required=True, help="prepared test clips")
     parser.add_argument("--out", type=Path, required=True, help="weights with temperatures")
     arguments = parser.parse_args()
-    config = tomllib.loads(arguments.config.read_text())
+    config = read_config(arguments.config)
     network = load_network(config, arguments.weights)
     dev = _source(config, network, Path(config["dev_clips"]), "dev")
     test = _source(config, network, arguments.test, "test")

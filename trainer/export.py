@@ -8,8 +8,9 @@ of training; what live use must share with it comes from the configuration and t
 import argparse
 import hashlib
 import json
-import tomllib
+import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from engine.signals.sound import MelParams
 from trainer.labels import HEADS, LABELS
 from trainer.model.de3 import DE3
 from trainer.prepare_voices import VOICE_FLOOR
+from trainer.report_card import pictures as shown
+from trainer.start import read_config
 from trainer.window_batches import BINS, MEL_HZ, PRIOR_S, TAU_S, TICK_HZ, TICKS
 
 WINDOW_INPUTS = (
@@ -52,33 +55,33 @@ def export(
     version: str,
     card: str,
     training: dict[str, Any],
+    pictures: Sequence[Path] = (),
 ) -> None:
-    """Write the bundle; the manifest comes last, so that a half-written folder never loads."""
+    """Write the bundle and its pictures; the manifest comes last, so that half a folder never loads."""
     out.mkdir(parents=True, exist_ok=True)
     frames, windows = _samples(network)
     _to_onnx(
         network.frame_encoder, frames, out / "frame_encoder.onnx", ("crop", "flow"), ("v", "o", "expression")
     )
-    outputs = ("logits", "attention_video", "attention_audio")
+    attributes = config.get("attributes", [])
+    outputs = ("logits", "attention_video", "attention_audio", *(["attributes"] if attributes else []))
     _to_onnx(network.window_model, windows, out / "window_model.onnx", WINDOW_INPUTS, outputs)
-    with torch.inference_mode():
-        v, o, expression = network.frame_encoder(*frames)
-        logits = network.window_model(*windows)[0]
-    samples = dict(
-        zip(("crop", "flow", *(f"window_{n}" for n in WINDOW_INPUTS)), (*frames, *windows), strict=True)
-    )
-    answers = {"answer_v": v, "answer_o": o, "answer_expression": expression, "answer_logits": logits}
-    np.savez(out / "parity.npz", **{k: t.numpy() for k, t in (samples | answers).items()})
+    np.savez(out / "parity.npz", **_parity(network, frames, windows))
     halves = {k: t.half() if t.ndim > 1 else t for k, t in network.state_dict().items()}
     save_file({k: t.contiguous() for k, t in halves.items()}, out / "model.safetensors")
     (out / "CARD.md").write_text(card)
-    files = ("frame_encoder.onnx", "window_model.onnx", "parity.npz", "model.safetensors", "CARD.md")
+    for picture in pictures:
+        shutil.copyfile(picture, out / picture.name)
+    files = (
+        "frame_encoder.onnx", "window_model.onnx", "parity.npz", "model.safetensors", "CARD.md",
+        *(picture.name for picture in pictures),
+    )  # fmt: skip
     manifest = {
         "schema": 1,
         "name": name,
         "version": version,
         "labels": LABELS,
-        "attributes": [],
+        "attributes": attributes,
         "heads": HEADS,
         "lead": config.get("lead", "fused"),
         "temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True)),
@@ -97,11 +100,24 @@ def export(
         "graphs": {"frame_encoder": "frame_encoder.onnx", "window_model": "window_model.onnx"},
         "parity": {"file": "parity.npz"},
         "training": training,
-        "network": {k: config[k] for k in ("frame_encoder", "window_model")},
+        "network": {k: config[k] for k in ("frame_encoder", "window_model", "attributes") if k in config},
         "licence": LICENCE,
         "files": {file: hashlib.sha256((out / file).read_bytes()).hexdigest() for file in files},
     }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _parity(network: DE3, frames: tuple[Tensor, ...], windows: tuple[Tensor, ...]) -> dict[str, np.ndarray]:
+    """The inputs of both graphs, and what PyTorch answers."""
+    with torch.inference_mode():
+        v, o, expression = network.frame_encoder(*frames)
+        logits, _, _, *attributes = network.window_model(*windows)
+    names = ("crop", "flow", *(f"window_{name}" for name in WINDOW_INPUTS))
+    samples = dict(zip(names, (*frames, *windows), strict=True))
+    samples |= {"answer_v": v, "answer_o": o, "answer_expression": expression, "answer_logits": logits}
+    if attributes:
+        samples["answer_attributes"] = attributes[0]
+    return {name: tensor.numpy() for name, tensor in samples.items()}
 
 
 def _samples(network: DE3) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -156,7 +172,7 @@ def main() -> None:
     parser.add_argument("--card", type=Path, help="Markdown: on what, how well, what it cannot do, licence")
     parser.add_argument("--version", default="1")
     arguments = parser.parse_args()
-    config = tomllib.loads(arguments.config.read_text())
+    config = read_config(arguments.config)
     network = load_network(config, arguments.weights)
     card = arguments.card.read_text() if arguments.card else f"# {config['name']}\n\nLicence: {LICENCE}\n"
     history = arguments.weights.parent / "history.jsonl"
@@ -174,6 +190,7 @@ def main() -> None:
         version=arguments.version,
         card=card,
         training=training,
+        pictures=[arguments.card.parent / name for name in shown(card)] if arguments.card else (),
     )
     size = sum(file.stat().st_size for file in arguments.out.iterdir())
     print(f"{arguments.out}: {size / 1e6:.1f} MB")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trainer.augment_stills import augment
 from trainer.metrics import unweighted_average_recall
 from trainer.model.frame_encoder import FrameEncoder
+from trainer.start import freeze, start_encoder
 
 
 class StillsStage:
@@ -24,6 +25,8 @@ class StillsStage:
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
         self.network = FrameEncoder(**config["frame_encoder"])
+        if "frame_encoder_weights" in config:
+            start_encoder(self.network, Path(config["frame_encoder_weights"]))
         self.network.to(memory_format=torch.channels_last)
         train = [np.load(Path(config["cache"]) / name) for name in config["train"]]
         self.crops = torch.from_numpy(np.concatenate([a["crops"] for a in train]))
@@ -33,6 +36,7 @@ class StillsStage:
         size_L = self.votes.sum(0)
         self.weights_L = (size_L / size_L.mean()) ** -0.5
         self.steps = len(self.crops) // config["batch"]
+        self.frozen = freeze(self.network, config.get("frozen", []))
 
     def batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(seed)
@@ -43,22 +47,30 @@ class StillsStage:
             crops = self.crops[chosen, None].float()
             yield augment(crops, generator), self.votes[chosen]
 
-    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        crops, votes = batch
+    def part(self, batch: tuple[Tensor, Tensor], rows: slice) -> tuple[Tensor, Tensor]:
+        return batch[0][rows], batch[1][rows]
+
+    def outputs(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Logits (B, L)."""
         encoder = self.network
+        crops = batch[0].to(encoder.expression.weight.device)
         v = encoder.appearance(crops.contiguous(memory_format=torch.channels_last))
-        logits = encoder.expression(v).float()
-        weighted = votes * self.weights_L
+        return (encoder.expression(v).float(),)
+
+    def loss(self, outputs: tuple[Tensor, ...], batch: tuple[Tensor, Tensor]) -> Tensor:
+        (logits,) = outputs
+        weighted = (batch[1] * self.weights_L).to(logits.device)
         return -(weighted * F.log_softmax(logits, 1)).sum() / weighted.sum()
 
     @torch.inference_mode()
     def validate(self, network: nn.Module) -> dict[str, float]:
         network.eval()
+        device = next(network.parameters()).device
         scores = []
         for chunk in self.dev_crops.split(256):
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.config.get("bfloat16", False)):
-                crops = chunk[:, None].float().contiguous(memory_format=torch.channels_last)
-                scores.append(network.expression(network.appearance(crops)).float())
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.config.get("bfloat16", False)):
+                crops = chunk[:, None].float().to(device).contiguous(memory_format=torch.channels_last)
+                scores.append(network.expression(network.appearance(crops)).float().cpu())
         truth = self.dev_votes.argmax(1).numpy()
         guess = torch.cat(scores).argmax(1).numpy()
         accuracy = float((truth == guess).mean())

@@ -4,18 +4,19 @@ With no face in the window the audio head rests on the sound encoder only, so no
 computed: five times as many windows in the same time as in the stage that follows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trainer.metrics import unweighted_average_recall
+from trainer.data.takes import NO_LABEL
+from trainer.losses import certain_shares, concordance_loss, share_loss
+from trainer.metrics import concordance, unweighted_average_recall
 from trainer.model.de3 import DE3
+from trainer.start import freeze, start
 from trainer.window_batches import WindowBatch, WindowSource
 
 AUDIO = 1  # place of the audio head
@@ -27,17 +28,28 @@ class VoicesStage:
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
         self.network = DE3(config)
-        if "start_weights" in config:
-            self.network.load_state_dict(load_file(config["start_weights"]))
+        start(self.network, config)
         model = self.network.window_model
         self.network.requires_grad_(False)
-        for part in (model.sound_in, model.sound_encoder, model.pools[AUDIO], model.heads[AUDIO]):
+        parts = [model.sound_in, model.sound_encoder, model.pools[AUDIO], model.heads[AUDIO]]
+        if model.attribute_heads is not None:
+            parts.append(model.attribute_heads[AUDIO])
+        for part in parts:
             part.requires_grad_(True)
+        self.frozen = freeze(self.network, config.get("frozen", []))
+        self.attributes = tuple(config.get("attributes", ()))
         cache, clips = Path(config["cache"]), Path(config["dev_clips"])
-        self.train = WindowSource(
-            cache=cache, clips=clips, splits=tuple(config["splits"]), shares=(0.0, 1.0, 0.0)
+        self.train, self.dev = (
+            WindowSource(
+                cache=cache,
+                clips=clips,
+                splits=splits,
+                shares=(0.0, 1.0, 0.0),
+                attributes=self.attributes,
+                ranges=config.get("attribute_ranges"),
+            )
+            for splits in (tuple(config["splits"]), ("dev",))
         )
-        self.dev = WindowSource(cache=cache, clips=clips, splits=("dev",), shares=(0.0, 1.0, 0.0))
         self.dev.voice_mean = self.train.voice_mean
         for source in (self.train, self.dev):
             source.face_mean = np.zeros(len(self.network.face_mean), np.float32)
@@ -47,42 +59,73 @@ class VoicesStage:
     def batches(self, seed: int) -> Iterator[WindowBatch]:
         yield from self.train.batches(np.random.default_rng(seed), self.config["batch"], self.steps)
 
-    def loss(self, batch: WindowBatch) -> Tensor:
-        logits = voice_logits(self.network, batch).float()
-        labels = torch.from_numpy(batch.labels)
-        return F.cross_entropy(logits, labels, label_smoothing=self.config["label_smoothing"])
+    def part(self, batch: WindowBatch, rows: slice) -> WindowBatch:
+        return batch.part(rows)
+
+    def outputs(self, batch: WindowBatch) -> tuple[Tensor, ...]:
+        """Logits (B, L), and attributes (B, A) where there are any."""
+        return tuple(output.float() for output in voice_outputs(self.network, batch))
+
+    def loss(self, outputs: tuple[Tensor, ...], batch: WindowBatch) -> Tensor:
+        logits, *attributes = outputs
+        labels, heard_s = torch.from_numpy(batch.labels), torch.from_numpy(batch.heard_s)
+        doubt_s = self.config.get("doubt_s", 0.0)
+        shares = certain_shares(labels, heard_s, logits.shape[1], doubt_s).to(logits.device)
+        total = share_loss(logits, shares, self.config["label_smoothing"])
+        for answers in attributes:
+            targets = torch.from_numpy(batch.attributes).to(answers.device)
+            total = total + self.config.get("attribute_weight", 1.0) * concordance_loss(answers, targets)
+        return total
 
     @torch.inference_mode()
     def validate(self, network: nn.Module) -> dict[str, float]:
         assert isinstance(network, DE3)
         network.eval()
-        takes = [(label, int(t)) for label, some in enumerate(self.dev.takes) for t in some]
+        dev = (*enumerate(self.dev.takes), (NO_LABEL, self.dev.unlabelled))
+        takes = [(label, int(t)) for label, some in dev for t in some]
         rng = np.random.default_rng(7)
-        logits = []
-        for start in range(0, len(takes), 64):
+        found = []
+        for first in range(0, len(takes), 64):
             rows = [
                 self.dev.window(rng, label=label, clip=None, take=take, calm=True)
-                for label, take in takes[start : start + 64]
+                for label, take in takes[first : first + 64]
             ]
-            logits.append(voice_logits(network, self.dev.collate(rows)).float().numpy())
-        truth, answers = np.array([label for label, _ in takes]), np.concatenate(logits).argmax(1)
-        corpora = self.dev.voices.corpora[[take for _, take in takes]]
+            found.append([x.float().cpu().numpy() for x in voice_outputs(network, self.dev.collate(rows))])
+        logits, *attributes = (np.concatenate(each) for each in zip(*found, strict=True))
+        truth, answers = np.array([label for label, _ in takes]), logits.argmax(1)
+        places = np.array([take for _, take in takes])
+        corpora = np.where(truth == NO_LABEL, "", self.dev.voices.corpora[places])
         figures = {
             str(corpus): unweighted_average_recall(truth[corpora == corpus], answers[corpora == corpus])
-            for corpus in np.unique(corpora)
+            for corpus in np.unique(corpora[truth != NO_LABEL])
         }
-        return figures | {"select": float(np.mean(list(figures.values())))}
+        uar = {"uar": float(np.mean(list(figures.values())))} if figures else {}
+        ccc = concordances(self.attributes, attributes, self.dev.attributes[places])
+        return figures | uar | ccc | {"select": float(np.mean([*uar.values(), *ccc.values()]))}
 
 
-def voice_logits(network: DE3, batch: WindowBatch) -> Tensor:
-    """(B, L): what the audio head says where there is no face."""
-    model = network.window_model
+def concordances(
+    names: Sequence[str], answers: Sequence[np.ndarray], targets: np.ndarray
+) -> dict[str, float]:
+    """`ccc_NAME` of every attribute; answers: one (N, A), or none; 0 where it is not defined."""
+    return {
+        f"ccc_{name}": float(np.nan_to_num(concordance(each[:, place], targets[:, place])))
+        for each in answers
+        for place, name in enumerate(names)
+    }
+
+
+def voice_outputs(network: DE3, batch: WindowBatch) -> tuple[Tensor, ...]:
+    """What the audio head says where there is no face: logits (B, L), and maybe attributes (B, A)."""
+    model, device = network.window_model, network.voice_mean.device
     heard, mask = model.sound_in(
-        torch.from_numpy(batch.mel),
-        torch.from_numpy(batch.audio_mask),
-        torch.from_numpy(batch.voice_baseline),
-        torch.from_numpy(batch.voice_weight),
+        *(
+            torch.from_numpy(each).to(device)
+            for each in (batch.mel, batch.audio_mask, batch.voice_baseline, batch.voice_weight)
+        )
     )
-    sound = model.sound_encoder(heard, mask)
-    logits: Tensor = model.heads[AUDIO](model.pools[AUDIO](sound, mask))
-    return logits
+    pooled = model.pools[AUDIO](model.sound_encoder(heard, mask), mask)
+    logits: Tensor = model.heads[AUDIO](pooled)
+    if model.attribute_heads is None:
+        return (logits,)
+    return logits, torch.tanh(model.attribute_heads[AUDIO](pooled))

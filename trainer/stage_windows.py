@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from trainer.data.takes import NO_LABEL
 from trainer.labels import HEADS
+from trainer.losses import certain_shares, concordance_loss, share_loss
 from trainer.metrics import unweighted_average_recall
 from trainer.model.de3 import DE3
+from trainer.ranks import GatheredNorm
+from trainer.stage_voices import concordances
+from trainer.start import freeze, start
 from trainer.still_faces import StillFaces
-from trainer.window_batches import WindowBatch, WindowSource
-
-SOUND_PARTS = ("sound_in", "sound_encoder", "pools.1", "heads.1")
+from trainer.window_batches import TICK_HZ, WindowBatch, WindowSource
 
 
 class WindowsStage:
@@ -28,18 +29,15 @@ class WindowsStage:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
+        if not {"frame_encoder_weights", "start_bundle", "start_weights"} & config.keys():
+            raise ValueError(
+                "A windows stage starts from frame_encoder_weights, start_bundle or start_weights."
+            )
         self.network = DE3(config)
-        start = load_file(config["frame_encoder_weights"])
-        self.network.frame_encoder.load_state_dict(start)
-        if "start_weights" in config:
-            self.network.load_state_dict(load_file(config["start_weights"]))
-        if "voice_weights" in config:
-            load_sound(self.network, load_file(config["voice_weights"]))
-        encoder, model = self.network.frame_encoder, self.network.window_model
-        self.frozen = [encoder.appearance, encoder.expression]
-        self.frozen += [model.get_submodule(name) for name in config.get("frozen", [])]
-        for part in self.frozen:
-            part.requires_grad_(False)
+        start(self.network, config)
+        names = ["frame_encoder.appearance", "frame_encoder.expression", *config.get("frozen", [])]
+        self.frozen = freeze(self.network, names)
+        self.attributes = tuple(config.get("attributes", ()))
         cache = Path(config["cache"])
         kind = WindowSource if config.get("moving_faces", True) else StillFaces
         self.train = kind(
@@ -47,9 +45,16 @@ class WindowsStage:
             clips=Path(config["clips"]),
             splits=tuple(config["splits"]),
             shares=tuple(config["shares"]),
+            attributes=self.attributes,
+            ranges=config.get("attribute_ranges"),
         )
         self.dev = WindowSource(
-            cache=cache, clips=Path(config["dev_clips"]), splits=("dev",), shares=(1, 0, 0)
+            cache=cache,
+            clips=Path(config["dev_clips"]),
+            splits=("dev",),
+            shares=(1, 0, 0),
+            attributes=self.attributes,
+            ranges=config.get("attribute_ranges"),
         )
         self.steps = config["steps"]
         self.network.voice_mean.copy_(torch.from_numpy(self.train.voice_mean))
@@ -59,21 +64,34 @@ class WindowsStage:
 
     def batches(self, seed: int) -> Iterator[WindowBatch]:
         self._renew_means(seed)
-        for part in self.frozen:
-            part.eval()  # their norms keep what they learned before
         yield from self.train.batches(np.random.default_rng(seed), self.config["batch"], self.steps)
 
-    def loss(self, batch: WindowBatch) -> Tensor:
-        logits_BHL = window_logits(self.network, batch)
-        labels = torch.from_numpy(batch.labels)
-        seen = torch.from_numpy(batch.video_mask.any(1))
-        heard = torch.from_numpy(batch.audio_mask.any(1))
-        total = torch.zeros(())
+    def part(self, batch: WindowBatch, rows: slice) -> WindowBatch:
+        return batch.part(rows)
+
+    def outputs(self, batch: WindowBatch) -> tuple[Tensor, ...]:
+        """Logits (B, 3, L), and attributes (B, 3, A) where there are any."""
+        return tuple(output.float() for output in window_outputs(self.network, batch))
+
+    def loss(self, outputs: tuple[Tensor, ...], batch: WindowBatch) -> Tensor:
+        logits_BHL, *attributes = outputs
+        device = logits_BHL.device
+        labels, heard_s = torch.from_numpy(batch.labels), torch.from_numpy(batch.heard_s)
+        told_s = (heard_s, heard_s + torch.from_numpy(batch.video_mask).float().sum(1) / TICK_HZ)
+        targets_BA = torch.from_numpy(batch.attributes).to(device)
+        seen = torch.from_numpy(batch.video_mask.any(1)).to(device)
+        heard = torch.from_numpy(batch.audio_mask.any(1)).to(device)
+        total = torch.zeros((), device=device)
         for head, present in enumerate((seen, heard, seen | heard)):
-            if present.any() and HEADS[head] in self.heads:
-                chosen = logits_BHL[present, head].float()
-                loss = F.cross_entropy(chosen, labels[present], label_smoothing=self.smoothing)
-                total = total + loss * present.float().mean()
+            if HEADS[head] not in self.heads:
+                continue
+            doubt_s = self.config.get("doubt_s", 0.0)
+            shares_BL = certain_shares(labels, told_s[HEADS[head] != "audio"], logits_BHL.shape[2], doubt_s)
+            loss = share_loss(logits_BHL[present, head], shares_BL.to(device)[present], self.smoothing)
+            for answers_BHA in attributes:
+                ccc = concordance_loss(answers_BHA[present, head], targets_BA[present])
+                loss = loss + self.config.get("attribute_weight", 1.0) * ccc
+            total = total + loss * present.float().mean()
         return total
 
     def _renew_means(self, seed: int) -> None:
@@ -91,13 +109,13 @@ class WindowsStage:
         both = [
             (int(label), i, int(take))
             for i, (label, take) in enumerate(zip(clips.labels, clips.voices, strict=True))
-            if label >= 0
+            if label != NO_LABEL or self.attributes
         ]
         corpora = self.dev.voices.corpora
         judges = ["ravdess"] if "ravdess" in corpora else np.unique(corpora).tolist()  # it has all labels
         voices = [
             (label, None, int(take))
-            for label, takes in enumerate(self.dev.takes)
+            for label, takes in (*enumerate(self.dev.takes), (NO_LABEL, self.dev.unlabelled))
             for take in takes
             if corpora[take] in judges
         ]
@@ -110,56 +128,67 @@ class WindowsStage:
         self.network.face_mean.copy_(torch.from_numpy(self.train.face_mean))
         figures: dict[str, float] = {}
         for name, rows in self.dev_rows.items():
-            logits, truth = self._dev_logits(network, rows)
+            if not rows:
+                continue
+            logits, truth, attributes = self._dev_answers(network, rows)
             for head, scores in zip(HEADS, logits.transpose(1, 0, 2), strict=True):
                 if (name, head) in (("voice", "video"), ("face", "audio")):
                     continue
-                figures[f"{name}_{head}"] = unweighted_average_recall(truth, scores.argmax(1))
-        figures["select"] = float(
-            np.mean([figures["both_fused"], figures["face_fused"], figures["voice_fused"]])
-        )
-        return figures
+                if (known := truth != NO_LABEL).any():
+                    recall = unweighted_average_recall(truth[known], scores[known].argmax(1))
+                    figures[f"{name}_{head}"] = recall
+                for each in attributes:
+                    answers = each[0][:, HEADS.index(head)]
+                    ccc = concordances(self.attributes, [answers], each[1])
+                    figures |= {f"{name}_{head}_{key}": value for key, value in ccc.items()}
+        fused = [name for name in figures if "_fused" in name]
+        return figures | {"select": float(np.mean([figures[name] for name in fused]))}
 
-    def _dev_logits(
+    def _dev_answers(
         self, network: DE3, rows: list[tuple[int, int | None, int | None]]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+        """Logits, labels, and with attributes one pair of answers (N, 3, A) and targets (N, A)."""
         rng = np.random.default_rng(7)
-        logits, truth = [], []
-        for start in range(0, len(rows), 32):
+        found, truth, targets = [], [], []
+        for first in range(0, len(rows), 32):
             windows = [
                 self.dev.window(rng, label=label, clip=clip, take=take, calm=True)
-                for label, clip, take in rows[start : start + 32]
+                for label, clip, take in rows[first : first + 32]
             ]
             batch = self.dev.collate(windows)
-            logits.append(window_logits(network, batch).float().numpy())
+            found.append([output.float().cpu().numpy() for output in window_outputs(network, batch)])
             truth.append(batch.labels)
-        return np.concatenate(logits), np.concatenate(truth)
+            targets.append(batch.attributes)
+        logits, *attributes = (np.concatenate(each) for each in zip(*found, strict=True))
+        return logits, np.concatenate(truth), [(each, np.concatenate(targets)) for each in attributes]
 
 
-def load_sound(network: DE3, weights: dict[str, Tensor]) -> None:
-    """The sound branch, and nothing else, from weights of a whole network."""
-    state = network.state_dict()
-    for part in SOUND_PARTS:
-        state |= {name: value for name, value in weights.items() if name.startswith(f"window_model.{part}.")}
-    network.load_state_dict(state)
+def window_outputs(network: DE3, batch: WindowBatch) -> tuple[Tensor, ...]:
+    """Logits (B, 3, L), and attributes (B, 3, A) where there are any; flow is encoded on the way."""
+    device = network.face_mean.device
+    mask_BT = torch.from_numpy(batch.video_mask).to(device)
+    o = torch.zeros(*mask_BT.shape, len(network.face_mean) - batch.v.shape[2], device=device)
+    motion = network.frame_encoder.motion
+    # One row has no deviation to be normed by; where ranks share their norms, all must take part in them.
+    if len(batch.flow) > 1 or isinstance(motion.token_norm, GatheredNorm):
+        o[mask_BT] = motion(torch.from_numpy(batch.flow).to(device)).float()
+    baseline = np.concatenate((batch.face_baseline_v, batch.face_baseline_o), 1)
+    v, face, trust, mel, heard, voice, voice_trust = (
+        torch.from_numpy(each).to(device)
+        for each in (
+            batch.v,
+            baseline,
+            batch.face_weight,
+            batch.mel,
+            batch.audio_mask,
+            batch.voice_baseline,
+            batch.voice_weight,
+        )
+    )
+    outputs = network.window_model(v, o, mask_BT, face, trust, mel, heard, voice, voice_trust)
+    return (outputs[0], *outputs[3:])
 
 
 def window_logits(network: DE3, batch: WindowBatch) -> Tensor:
-    """(B, 3, L) logits of a batch, its flow encoded on the way."""
-    mask_BT = torch.from_numpy(batch.video_mask)
-    o = torch.zeros(*mask_BT.shape, len(network.face_mean) - batch.v.shape[2])
-    if len(batch.flow) > 1:
-        o[mask_BT] = network.frame_encoder.motion(torch.from_numpy(batch.flow)).float()
-    baseline = np.concatenate((batch.face_baseline_v, batch.face_baseline_o), 1)
-    logits: Tensor = network.window_model(
-        torch.from_numpy(batch.v),
-        o,
-        mask_BT,
-        torch.from_numpy(baseline),
-        torch.from_numpy(batch.face_weight),
-        torch.from_numpy(batch.mel),
-        torch.from_numpy(batch.audio_mask),
-        torch.from_numpy(batch.voice_baseline),
-        torch.from_numpy(batch.voice_weight),
-    )[0]
-    return logits
+    """(B, 3, L) logits of a batch."""
+    return window_outputs(network, batch)[0]

@@ -1,7 +1,8 @@
 """`python -m trainer.train --config FILE`: trains one stage of the model and keeps checkpoints.
 
 A stage ("stills", "voices" or "windows") brings its network, batches, loss and validation; this file owns the
-optimiser, the schedule, averaging, resuming and the log, and knows nothing of faces or voices.
+optimiser, the schedule, averaging, resuming, early stop and the log, and knows nothing of faces or voices.
+Under `torchrun` several processes train one network (`trainer.ranks`); the first one validates and writes.
 Results leave as `DIR/last.safetensors` (everything to go on from), `DIR/best.safetensors` (averaged
 weights of the best epoch), `DIR/history.jsonl` and a TensorBoard log.
 """
@@ -10,7 +11,6 @@ import argparse
 import json
 import math
 import time
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from trainer.ranks import Outputs, Ranks, open_ranks
+from trainer.start import read_config
+
 AVERAGE_DECAY = 0.998
 
 
@@ -29,12 +32,19 @@ class Stage(Protocol):
 
     network: nn.Module
     steps: int  # batches an epoch
+    frozen: list[nn.Module]  # parts that do not learn; their norms keep what they learned before
 
     def batches(self, seed: int) -> Iterator[Any]:
         """One epoch of batches, the same for the same seed."""
 
-    def loss(self, batch: Any) -> Tensor:
-        """Scalar loss of a batch."""
+    def part(self, batch: Any, rows: slice) -> Any:
+        """Some rows of a batch, as a batch."""
+
+    def outputs(self, batch: Any) -> tuple[Tensor, ...]:
+        """What the network says of a batch, rows first."""
+
+    def loss(self, outputs: tuple[Tensor, ...], batch: Any) -> Tensor:
+        """Scalar loss of a whole batch from its outputs."""
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Figures on dev; the key "select" decides which epoch is best (higher is better)."""
@@ -79,12 +89,25 @@ class Averaged:
 
 
 def train(config: dict[str, Any], out: Path, epochs: int | None = None) -> dict[str, float]:
-    """Train (or go on from `out/last.safetensors`) and return the figures of the best epoch."""
+    """Train (or go on from `out/last.safetensors`) and return the figures of the best epoch.
+
+    Beside what its stage reads, the configuration has `device` ("cpu", "cuda" or "auto"), `bfloat16`,
+    `threads`, `select` (the dev figure that decides which epoch is best; without it the stage's choice) and
+    `patience` (epochs without a better one after which training stops; without it, it never does).
+
+    Under `torchrun`, `out` must be one folder for all ranks. Raises ValueError for a configuration that does
+    not fit, and where ranks do not go on from the same epoch.
+    """
+    with open_ranks(config.get("device", "cpu")) as ranks:
+        return _train(config, out, epochs or config["epochs"], ranks)
+
+
+def _train(config: dict[str, Any], out: Path, epochs: int, ranks: Ranks) -> dict[str, float]:
     torch.manual_seed(config["seed"])
     torch.set_num_threads(config.get("threads", torch.get_num_threads()))
     stage = build_stage(config)
-    network = stage.network
-    epochs = epochs or config["epochs"]
+    network = stage.network.to(ranks.device)
+    run = ranks.shared(network, stage.outputs)
     total = epochs * stage.steps
     optimiser = torch.optim.AdamW(
         _decay_groups(network, config["weight_decay"]), lr=config["learning_rate"], betas=(0.9, 0.98)
@@ -95,53 +118,91 @@ def train(config: dict[str, Any], out: Path, epochs: int | None = None) -> dict[
     averaged = Averaged(network)
     out.mkdir(parents=True, exist_ok=True)
     history = _resume(out, network, averaged, optimiser, schedule)
-    best = max(history, key=lambda row: row["select"], default=None)
-    log = SummaryWriter(str(out / "tensorboard"))
+    if ranks.told(len(history)) != len(history):
+        raise ValueError(
+            f"{out} is not the same folder for all ranks: they would go on from different epochs."
+        )
+    log = SummaryWriter(str(out / "tensorboard")) if ranks.rank == 0 else None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
+    with Progress(*columns, disable=log is None) as progress:
         bar = progress.add_task("training", total=total, completed=len(history) * stage.steps)
         for epoch in range(len(history), epochs):
+            if _stale(history, config.get("patience")):
+                progress.console.print(f"no better epoch in {config['patience']}: stopped")
+                break
             started = time.monotonic()
             loss_mean = _epoch(
-                stage, optimiser, schedule, averaged, config, epoch, lambda: progress.advance(bar)
+                stage, run, optimiser, schedule, averaged, config, epoch, ranks, lambda: progress.advance(bar)
             )
-            live = {k: v.clone() for k, v in network.state_dict().items()}
-            network.load_state_dict(averaged.state)
-            figures = {"epoch": float(epoch), "loss": loss_mean, **stage.validate(network)}
-            figures["seconds"] = time.monotonic() - started
-            network.load_state_dict(live)
+            figures = {"epoch": float(epoch), "loss": loss_mean}
+            if log is not None:
+                figures |= _validated(stage, averaged, config)
+                figures["seconds"] = time.monotonic() - started
+            figures["select"] = ranks.told(figures.get("select", 0.0))
             history.append(figures)
-            if best is None or figures["select"] >= best["select"]:
-                best = figures
+            if log is None:
+                continue
+            if _best(history) is figures:
                 save_file({k: v.contiguous() for k, v in averaged.state.items()}, out / "best.safetensors")
             _save(out, network, averaged, optimiser, schedule, history)
             for name, value in figures.items():
                 log.add_scalar(name, value, epoch)
             progress.update(bar, description=f"epoch {epoch} " + _line(figures))
             progress.console.print(f"epoch {epoch} " + _line(figures))
-    log.close()
-    assert best is not None
-    return best
+    if log is not None:
+        log.close()
+    return _best(history)
+
+
+def _validated(stage: Stage, averaged: Averaged, config: dict[str, Any]) -> dict[str, float]:
+    """Figures of the averaged weights; "select" is the one that the configuration names, if it names one."""
+    live = {k: v.clone() for k, v in stage.network.state_dict().items()}
+    stage.network.load_state_dict(averaged.state)
+    figures = stage.validate(stage.network)
+    stage.network.load_state_dict(live)
+    name = config.get("select", "select")
+    if name not in figures:
+        raise ValueError(f"select is {name!r}; this stage has {', '.join(sorted(figures))}")
+    return figures | {"select": figures[name]}
+
+
+def _best(history: list[dict[str, float]]) -> dict[str, float]:
+    """The best epoch; of equal ones the last."""
+    return max(reversed(history), key=lambda row: -math.inf if math.isnan(row["select"]) else row["select"])
+
+
+def _stale(history: list[dict[str, float]], patience: int | None) -> bool:
+    if patience is None or not history:
+        return False
+    return len(history) - 1 - history.index(_best(history)) >= patience
 
 
 def _epoch(
     stage: Stage,
+    run: Outputs,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LambdaLR,
     averaged: Averaged,
     config: dict[str, Any],
     epoch: int,
+    ranks: Ranks,
     advance: Any,
 ) -> float:
     stage.network.train()
+    for part in stage.frozen:
+        part.eval()
     seed = config["seed"] * 1000 + epoch
-    torch.manual_seed(seed)  # dropout of a resumed run is that of a run never stopped
+    torch.manual_seed(
+        seed + ranks.rank * 1_000_003
+    )  # dropout of a resumed run is that of a run never stopped
+    own = ranks.rows(config["batch"])
     losses = []
     for batch in stage.batches(seed):
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.get("bfloat16", False)):
-            loss = stage.loss(batch)
+        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.get("bfloat16", False)):
+            outputs = run(batch if ranks.count == 1 else stage.part(batch, own))
+            loss = stage.loss(tuple(ranks.gathered(output) for output in outputs), batch)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss * ranks.count).backward()
         nn.utils.clip_grad_norm_(stage.network.parameters(), 5.0)
         optimiser.step()
         schedule.step()
@@ -192,7 +253,7 @@ def _resume(
         return []
     from safetensors import safe_open
 
-    tensors = load_file(path)
+    tensors = load_file(path, device=str(next(iter(averaged.state.values())).device))
     with safe_open(path, "pt") as file:
         notes = file.metadata()
     network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network/")})
@@ -222,9 +283,14 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="TOML, see trainer/configs")
     parser.add_argument("--out", type=Path, help="folder of checkpoints and logs (default runs/NAME)")
     parser.add_argument("--epochs", type=int, help="instead of the configuration's")
+    parser.add_argument("--device", help="cpu, cuda or auto, instead of the configuration's")
     arguments = parser.parse_args()
-    config = tomllib.loads(arguments.config.read_text())
-    best = train(config, arguments.out or Path("runs") / config["name"], arguments.epochs)
+    try:
+        config = read_config(arguments.config)
+        config |= {"device": arguments.device} if arguments.device else {}
+        best = train(config, arguments.out or Path("runs") / config["name"], arguments.epochs)
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(2, f"{error}\n")
     print("best: " + json.dumps(best))
 
 

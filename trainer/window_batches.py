@@ -5,7 +5,7 @@ parts are lost as cameras and microphones lose them. Knows nothing of networks. 
 `WindowBatch`, arrays with the names of the graph's inputs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from trainer import voice_variety
 from trainer.data.sound import Voices, open_cache
+from trainer.data.takes import NO_LABEL
 from trainer.labels import LABELS
 from trainer.prepare_voices import Mels, open_mels, voiced
+from trainer.voice_variety import Variety
 
 TICK_HZ, TICKS, MEL_HZ, BINS = 15, 60, 100, 400
 PRIOR_S, TAU_S = 2.0, 60.0
 SHORTEST_S = 0.8
+CLEAN_SHARE = 0.3  # windows in the recording's own microphone and room, beside a fair share of them
 EARLY_SHARE = 0.2  # windows that may end before anybody spoke: of them the model must not be sure
 REFRESH_TICKS = 10  # ticks a clip from which its mean motion token is renewed every epoch
 Rng = np.random.Generator
@@ -65,7 +69,11 @@ def open_clips(folder: Path) -> Clips:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WindowBatch:
-    """Inputs of the window model, but `flow` (of the seen ticks, in order) in place of `o`."""
+    """Inputs of the window model, but `flow` (of the seen ticks, in order) in place of `o`.
+
+    labels: -1 where not known. heard_s: (B,) seconds of voice in the window. attributes: (B, A), those that
+    the source was asked for, NaN where not known.
+    """
 
     v: Float32
     flow: Float32
@@ -78,13 +86,28 @@ class WindowBatch:
     voice_baseline: Float32
     voice_weight: Float32
     labels: NDArray[np.int64]
+    heard_s: Float32
+    attributes: Float32
+
+    def part(self, rows: slice) -> "WindowBatch":
+        """Some of its windows, one after another."""
+        ends = np.append(0, self.video_mask.sum(1).cumsum())
+        kept = {name: getattr(self, name)[rows] for name in self.__slots__ if name != "flow"}
+        return WindowBatch(flow=self.flow[ends[rows.start] : ends[rows.stop]], **kept)
 
 
 class WindowSource:
     """Draws windows of one split. Owns the mean motion token of every clip, renewed by the stage."""
 
     def __init__(
-        self, *, cache: Path, clips: Path, splits: tuple[str, ...], shares: tuple[float, float, float]
+        self,
+        *,
+        cache: Path,
+        clips: Path,
+        splits: tuple[str, ...],
+        shares: tuple[float, float, float],
+        attributes: Sequence[str] = (),
+        ranges: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         self.voices: Voices = open_cache(cache)
         self.mels: Mels = open_mels(cache)
@@ -95,6 +118,10 @@ class WindowSource:
         chosen = np.isin(self.voices.splits, splits)
         self.takes = [np.flatnonzero(chosen & (self.voices.labels == i)) for i in range(len(LABELS))]
         self.of_label = [np.flatnonzero(self.clips.labels == i) for i in range(len(LABELS))]
+        self.attributes = self._attributes(attributes, ranges or {})
+        rated = ~np.isnan(self.attributes).all(1)
+        self.unlabelled = np.flatnonzero(chosen & (self.voices.labels == NO_LABEL) & rated)
+        self.unlabelled_clips = np.flatnonzero((self.clips.labels == NO_LABEL) & (len(attributes) > 0))
         self.members = {
             int(g): np.flatnonzero(self.clips.groups == g) for g in np.unique(self.clips.groups) if g >= 0
         }
@@ -111,18 +138,20 @@ class WindowSource:
     @torch.inference_mode()
     def renew_motion_means(self, encoder: nn.Module, seed: int) -> None:
         """Mean motion token of every clip, from some of its ticks, with the encoder as it is now."""
-        was_training = encoder.training
+        training = [part for part in encoder.modules() if part.training]
         encoder.eval()
+        device = next(encoder.parameters()).device
         rng = np.random.default_rng(seed)
         means = []
         for start, ticks in zip(self.clips.starts, self.clips.ticks, strict=True):
             seen = start + np.flatnonzero(self.clips.seen[start : start + ticks])
             rows = np.sort(rng.choice(seen, min(REFRESH_TICKS, len(seen)), replace=False))
-            flow = torch.from_numpy(self.clips.flow[rows].astype(np.float32))
-            means.append(encoder(flow).mean(0).numpy() if len(rows) else np.zeros(0, np.float32))
+            flow = torch.from_numpy(self.clips.flow[rows].astype(np.float32)).to(device)
+            means.append(encoder(flow).mean(0).cpu().numpy() if len(rows) else np.zeros(0, np.float32))
         width = max(len(mean) for mean in means)
         self.clip_o = np.stack([mean if len(mean) else np.zeros(width, np.float32) for mean in means])
-        encoder.train(was_training)
+        for part in training:
+            part.training = True
 
     def clip_mean(self) -> Float32:
         """(V + O,) float32: mean over clips of their mean tokens, from which a new track starts."""
@@ -138,15 +167,40 @@ class WindowSource:
         """One window: kind 0 is both senses, 1 the voice alone, 2 the face alone."""
         if kind == 1:
             return self.window(rng, label=label, clip=None, take=self._take(rng, label))
-        clip = int(rng.choice(self.of_label[label]))
+        clip = int(rng.choice(self.unlabelled_clips if label == NO_LABEL else self.of_label[label]))
         return self.window(
             rng, label=label, clip=clip, take=int(self.clips.voices[clip]) if kind == 0 else None
         )
 
     def _label(self, rng: Rng, kind: int) -> int:
-        """One of the labels that this kind of window has here: few sets have all seven."""
+        """One of the labels that this kind of window has here: few sets have all seven, some have none."""
         there = [i for i, some in enumerate(self.takes if kind == 1 else self.of_label) if len(some)]
+        if len(self.unlabelled if kind == 1 else self.unlabelled_clips):
+            there.append(NO_LABEL)
         return there[int(rng.integers(len(there)))]
+
+    def _attributes(self, wanted: Sequence[str], ranges: Mapping[str, tuple[float, float]]) -> Float32:
+        """(takes, A) float32, -1..1; a range names what becomes -1 and 1 of an attribute rated otherwise.
+
+        Raises ValueError for an attribute that no take has, and for values beyond -1..1.
+        """
+        names = self.voices.attribute_names.tolist()
+        columns = np.zeros((len(self.voices), len(wanted)), np.float32)
+        for place, name in enumerate(wanted):
+            if name not in names:
+                has = ", ".join(names) or "none"
+                raise ValueError(f"The voices have no attribute {name!r}; they have {has}.")
+            low, high = ranges.get(name, (-1.0, 1.0))
+            column = self.voices.attributes[:, names.index(name)]
+            if name in ranges:
+                column = (column - low) / (high - low) * 2 - 1
+            if (np.abs(column) > 1 + 1e-5).any():
+                raise ValueError(
+                    f"The attribute {name!r} has values beyond {low:g} and {high:g}: say in attribute_ranges "
+                    "from where to where it goes."
+                )
+            columns[:, place] = column
+        return columns
 
     def _onset_s(self, take: int) -> float:
         """When somebody begins to speak in a take; a window that ends before tells nothing of its label."""
@@ -154,7 +208,7 @@ class WindowSource:
 
     def _take(self, rng: Rng, label: int) -> int:
         """A take of the label, corpora and speakers level."""
-        takes = self.takes[label]
+        takes = self.unlabelled if label == NO_LABEL else self.takes[label]
         corpus = rng.choice(np.unique(self.voices.corpora[takes]))
         takes = takes[self.voices.corpora[takes] == corpus]
         speaker = rng.choice(np.unique(self.voices.speakers[takes]))
@@ -164,18 +218,23 @@ class WindowSource:
         self, rng: Rng, *, label: int, clip: int | None, take: int | None, calm: bool = False
     ) -> dict[str, NDArray]:
         """One window of a clip and a take. calm: the whole clip in a clean session, nothing lost."""
-        session = 0 if calm else int(rng.integers(len(self.mels.starts)))
-        speed = float(self.mels.speeds[session, take]) if take is not None else 1.0
-        length_s = (
-            self.mels.bins[session, take] / MEL_HZ if take is not None else self.clips.ticks[clip] / TICK_HZ
-        )
+        bands = len(self.voice_mean)
+        variety = voice_variety.plain(bands) if calm else voice_variety.draw(rng, bands)
+        clean = calm or rng.random() < CLEAN_SHARE
+        session = 0 if clean else int(rng.integers(len(self.mels.starts)))
+        speed = variety.tempo * (float(self.mels.speeds[session, take]) if take is not None else 1.0)
+        length_s = self.clips.ticks[clip] / TICK_HZ / speed
+        if take is not None:
+            length_s = self.mels.bins[session, take] / MEL_HZ / variety.tempo
         early = rng.random() < EARLY_SHARE
         begin_s = 0.0 if early or take is None else self.onsets[take] / speed
         # The larger of two draws: a live window mostly is a full one.
         end_s = float(length_s if calm else rng.uniform(begin_s + SHORTEST_S, length_s + 0.3, 2).max())
-        row = {"labels": np.int64(label)}
+        known = take if take is not None else int(self.clips.voices[clip])
+        nothing = np.full(self.attributes.shape[1], np.nan, np.float32)
+        row = {"labels": np.int64(label), "attributes": self.attributes[known] if known >= 0 else nothing}
         row |= self._picture(rng, clip, end_s, speed, calm)
-        row |= self._sound(rng, take, session, end_s, calm)
+        row |= self._sound(rng, take, session, variety, end_s, calm)
         return row
 
     def _picture(
@@ -227,17 +286,18 @@ class WindowSource:
         return v, o, weight
 
     def _sound(
-        self, rng: Rng, take: int | None, session: int, end_s: float, calm: bool
+        self, rng: Rng, take: int | None, session: int, variety: Variety, end_s: float, calm: bool
     ) -> dict[str, NDArray]:
         bands = len(self.voice_mean)
         mel, mask = np.zeros((BINS, bands), np.float32), np.zeros(BINS, bool)
-        baseline, weight = self.voice_mean, 0.0
+        baseline, weight, heard_s = self.voice_mean, 0.0, 0.0
         if take is not None:
-            whole = self.mels.take(session, take)
+            whole = variety.heard(self.mels.take(session, take), rng)
             last = int(end_s * MEL_HZ)
             place = np.arange(last - BINS, last) - 1  # a frame's centre lies in the bin after its own number
             mask = (place >= 0) & (place < len(whole))
             mel[mask] = whole[place[mask]]
+            heard_s = voiced(whole)[place[mask]].sum() / MEL_HZ
             gain = np.float32(0 if calm else rng.normal(0, 1))
             mel[mask] += gain
             others = self.same_speaker[self.voices.speakers[take]]
@@ -245,7 +305,7 @@ class WindowSource:
             count = 0 if rng.random() < 0.3 or not len(others) else int(rng.integers(1, 13))
             chosen = rng.choice(others, count)
             own = mel[mask][voiced(mel[mask])] if mask.any() else mel[:0]
-            means = self.mels.means[session, chosen] + gain
+            means = variety.mean(self.mels.means[session, chosen]) + gain
             if len(own):
                 means = np.vstack((means, own.mean(0)))
             seconds = np.append(self.mels.seconds[session, chosen], [len(own) / MEL_HZ] if len(own) else [])
@@ -255,6 +315,7 @@ class WindowSource:
                 _cover(rng, mel)
         return {
             "mel": mel, "audio_mask": mask, "voice_baseline": baseline, "voice_weight": np.float32(weight),
+            "heard_s": np.float32(heard_s),
         }  # fmt: skip
 
     def collate(self, rows: list[dict[str, NDArray]]) -> WindowBatch:
@@ -286,9 +347,9 @@ def _kept(rng: Rng, steps: int, rate_hz: int) -> NDArray[np.bool_]:
 def _cover(rng: Rng, mel: Float32) -> None:
     """Stripes of bands and bins at the mean (SpecAugment)."""
     mean = mel.mean()
-    for _ in range(rng.integers(3)):
+    for _ in range(rng.integers(1, 4)):
         start, width = rng.integers(mel.shape[1]), rng.integers(1, 9)
         mel[:, start : start + width] = mean
-    for _ in range(rng.integers(3)):
-        start, width = rng.integers(mel.shape[0]), rng.integers(1, 31)
+    for _ in range(rng.integers(1, 5)):
+        start, width = rng.integers(mel.shape[0]), rng.integers(1, 41)
         mel[start : start + width] = mean

@@ -37,6 +37,43 @@ def inputs(batch: int = 3) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.fixture(scope="module")
+def rated(model: WindowModel) -> WindowModel:
+    """The same network with two continuous attributes."""
+    torch.manual_seed(3)
+    made = WindowModel(
+        labels=7, appearance=12, motion=6, width=16, heads=2, kernel=5, blocks=1, sound_blocks=1,
+        sound_channels=(4, 6, 8), dropout=0.1, attributes=2,
+    ).eval()  # fmt: skip
+    made.load_state_dict(made.state_dict() | model.state_dict())
+    return made
+
+
+@torch.inference_mode()
+def test_attributes_stand_beside_the_labels(model: WindowModel, rated: WindowModel) -> None:
+    assert len(model(**inputs())) == 3
+    assert not any("attribute" in name for name in model.state_dict())
+    answered = rated(**inputs())
+    assert len(answered) == 4
+    assert torch.equal(answered[0], model(**inputs())[0])
+    assert answered[3].shape == (3, 3, 2)
+    assert answered[3].abs().max() <= 1
+    assert answered[3].std() > 0.01
+
+
+@torch.inference_mode()
+def test_the_attributes_of_the_fused_head_are_the_mean_of_the_present_senses() -> None:
+    torch.manual_seed(3)
+    made = WindowModel(
+        labels=7, appearance=12, motion=6, width=16, heads=2, kernel=5, blocks=1, sound_blocks=1,
+        sound_channels=(4, 6, 8), dropout=0.1, attributes=2, trained_heads=("video", "audio"),
+    ).eval()  # fmt: skip
+    both = made(**inputs())[3]
+    torch.testing.assert_close(both[:, 2], both[:, :2].mean(1))
+    blind = made(**without(inputs(), "video_mask"))[3]
+    torch.testing.assert_close(blind[:, 2], blind[:, 1])
+
+
 @torch.inference_mode()
 def logits(model: WindowModel, values: dict[str, torch.Tensor]) -> torch.Tensor:
     result: torch.Tensor = model(**values)[0]

@@ -173,7 +173,7 @@ def step(out: Path) -> None:
     trained = [p for p in stage.network.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-3)
     (batch,) = stage.batches(1)
-    loss = stage.loss(batch)
+    loss = stage.loss(stage.outputs(batch), batch)
     loss.backward()
     optimiser.step()
     assert torch.isfinite(loss)

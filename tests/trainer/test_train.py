@@ -74,6 +74,47 @@ def test_it_learns_and_logs(config: dict[str, Any], tmp_path: Path) -> None:
     assert (tmp_path / "run" / "best.safetensors").is_file()
 
 
+def test_it_stops_when_nothing_gets_better_and_stays_stopped(config: dict[str, Any], tmp_path: Path) -> None:
+    still = config | {"learning_rate": 0.0, "epochs": 9, "patience": 2, "select": "uar"}
+
+    class Worse:
+        """The stage, whose figures fall from the second epoch on."""
+
+        def __init__(self) -> None:
+            self.stage, self.epoch = build_stage(still), 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.stage, name)
+
+        def validate(self, _: Any) -> dict[str, float]:
+            self.epoch += 1
+            return {"uar": [0.3, 0.5, 0.4, 0.45][self.epoch - 1], "select": self.epoch}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.train.build_stage", lambda _: Worse())
+        for _ in range(2):
+            best = train(still, tmp_path / "run")
+            assert (best["epoch"], best["select"]) == (1, 0.5)
+            rows = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+            assert len(rows) == 4
+
+
+def test_a_figure_to_select_by_that_is_not_there_is_named(config: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="select is 'ccc'; this stage has accuracy, select, uar"):
+        train(config | {"select": "ccc"}, tmp_path / "run", epochs=1)
+
+
+def test_a_frozen_part_stays_as_it_was(config: dict[str, Any], tmp_path: Path) -> None:
+    frozen = config | {"frozen": ["appearance.features"]}
+    torch.manual_seed(frozen["seed"])
+    before = build_stage(frozen).network.state_dict()
+    train(frozen, tmp_path / "run", epochs=1)
+    after = load_file(tmp_path / "run" / "last.safetensors")
+    kept = {name: torch.equal(after[f"network/{name}"], value) for name, value in before.items()}
+    assert all(same for name, same in kept.items() if name.startswith("appearance.features."))
+    assert not kept["expression.weight"]
+
+
 def test_an_unknown_stage_is_named(config: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="'stage3'"):
         build_stage(config | {"stage": "stage3"})

@@ -6,68 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from small_windows import FRAME_ENCODER, windows_config, write_data
 
+from engine.backends.onnx import OnnxBackend
 from engine.baseline import SlowMean
-from trainer.labels import LABELS
+from engine.bundle import load_bundle
+from trainer.data.takes import NO_LABEL
+from trainer.export import export, load_network
 from trainer.model.frame_encoder import FrameEncoder
 from trainer.train import train
 from trainer.window_batches import PRIOR_S, TAU_S, TICKS, WindowSource, blended
 
-TAKES, SESSIONS, TICKS_A_CLIP = 28, 2, 40
-FRAME_ENCODER = {
-    "labels": 7, "appearance": 12, "motion": 6, "flow_size": 56,
-    "appearance_channels": (8, 8), "motion_channels": (4, 4, 4), "dropout": 0.1,
-}  # fmt: skip
-WINDOW_MODEL = {
-    "labels": 7, "appearance": 12, "motion": 6, "width": 16, "heads": 2, "kernel": 5, "blocks": 1,
-    "sound_blocks": 1, "sound_channels": (4, 6, 8), "dropout": 0.1,
-}  # fmt: skip
-
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Two speakers, four takes a label, and a moving face for every take; the label shows in all senses."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(TAKES) % len(LABELS)
-    bins = rng.integers(150, 300, (SESSIONS, TAKES))
-    mel = rng.normal(-8, 1, (int(bins.sum()), 64)).astype(np.float16)
-    starts = (np.cumsum(bins.ravel()) - bins.ravel()).reshape(bins.shape)
-    for session in range(SESSIONS):
-        for take, label in enumerate(labels):
-            start = starts[session, take]
-            mel[start : start + bins[session, take], 9 * label : 9 * label + 6] += 4
-    voices = tmp_path / "voices"
-    voices.mkdir()
-    np.save(voices / "mel.npy", mel)
-    np.savez(
-        voices / "mel.npz", starts=starts, bins=bins, speeds=np.ones(bins.shape, np.float32),
-        means=rng.normal(-8, 1, (SESSIONS, TAKES, 64)).astype(np.float32),
-        seconds=np.full(bins.shape, 2.0, np.float32),
-    )  # fmt: skip
-    np.save(voices / "voices.npy", np.zeros(TAKES, np.int16))
-    speakers = np.where(np.arange(TAKES) < TAKES // 2, "ravdess/02", "ravdess/13")
-    np.savez(
-        voices / "voices.npz", offsets=np.arange(TAKES + 1), labels=labels, speakers=speakers,
-        splits=np.where(speakers == "ravdess/02", "train", "dev"), corpora=np.full(TAKES, "ravdess"),
-        names=np.array([f"take{i}" for i in range(TAKES)]),
-    )  # fmt: skip
-    for split, chosen in (("train", np.arange(TAKES // 2)), ("dev", np.arange(TAKES // 2, TAKES))):
-        folder = tmp_path / split
-        folder.mkdir()
-        count = len(chosen) * TICKS_A_CLIP
-        v = rng.normal(0, 1, (count, 12)).astype(np.float16)
-        v[np.arange(count), np.repeat(labels[chosen], TICKS_A_CLIP)] += 3
-        np.save(folder / "v.npy", v)
-        np.save(folder / "flow.npy", rng.normal(0, 10, (count, 2, 56, 56)).astype(np.float16))
-        ticks = np.full(len(chosen), TICKS_A_CLIP)
-        np.savez(
-            folder / "clips.npz", seen=rng.random(count) < 0.95, starts=np.cumsum(ticks) - ticks, ticks=ticks,
-            labels=labels[chosen], voices=chosen, groups=np.arange(len(chosen)) // 7,
-        )  # fmt: skip
-    encoder = FrameEncoder(**FRAME_ENCODER)
-    save_file(encoder.state_dict(), tmp_path / "stills.safetensors")
-    return tmp_path
+    return write_data(tmp_path)
 
 
 def source(data: Path, shares: tuple[float, float, float]) -> WindowSource:
@@ -100,6 +53,53 @@ def test_the_same_seed_draws_the_same_windows(data: Path) -> None:
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
 
 
+def test_parts_of_a_batch_are_the_batch(data: Path) -> None:
+    (whole,) = source(data, (0.5, 0.3, 0.2)).batches(np.random.default_rng(5), 8, 1)
+    parts = [whole.part(slice(0, 3)), whole.part(slice(3, 8))]
+    for name in whole.__slots__:
+        joined = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_array_equal(joined, getattr(whole, name))
+    assert len(parts[0].flow) == parts[0].video_mask.sum()
+
+
+def test_attributes_come_with_their_takes_also_where_there_is_no_label(tmp_path: Path) -> None:
+    data = write_data(tmp_path, unlabelled=(0, 1))
+    made = WindowSource(
+        cache=data / "voices",
+        clips=data / "train",
+        splits=("train",),
+        shares=(0, 1, 0),
+        attributes=("arousal",),
+    )
+    (batch,) = made.batches(np.random.default_rng(1), 64, 1)
+    with np.load(data / "voices" / "voices.npz") as index:
+        arousal = index["attributes"][:, 0]
+    known = batch.attributes[:, 0]
+    assert set(known[batch.labels == NO_LABEL]) == {arousal[0]}  # take 1 tells nothing at all
+    assert set(known[batch.labels == 3]) <= set(arousal[[3, 10]])
+    plain = source(data, (0, 1, 0))
+    (batch,) = plain.batches(np.random.default_rng(1), 64, 1)
+    assert batch.attributes.shape == (64, 0)
+    assert (batch.labels != NO_LABEL).all()
+    with pytest.raises(ValueError, match=r"no attribute 'valence'; they have arousal\."):
+        WindowSource(
+            cache=data / "voices", clips=data / "train", splits=("train",), shares=(0, 1, 0),
+            attributes=("valence",),
+        )  # fmt: skip
+
+
+def test_attributes_on_another_scale_need_their_range(data: Path) -> None:
+    def rated(ranges: dict[str, tuple[float, float]]) -> np.ndarray:
+        return WindowSource(
+            cache=data / "voices", clips=data / "train", splits=("train",), shares=(0, 1, 0),
+            attributes=("arousal",), ranges=ranges,
+        ).attributes  # fmt: skip
+
+    np.testing.assert_allclose(rated({"arousal": (0, 2)}), rated({}) - 1, atol=1e-6)
+    with pytest.raises(ValueError, match=r"'arousal' has values beyond 0 and 0.5: say in attribute_ranges"):
+        rated({"arousal": (0, 0.5)})
+
+
 def test_baselines_are_those_of_the_engine() -> None:
     rng = np.random.default_rng(3)
     start = rng.normal(0, 1, 5).astype(np.float32)
@@ -114,12 +114,28 @@ def test_baselines_are_those_of_the_engine() -> None:
 
 
 def test_the_stage_learns(data: Path, tmp_path: Path) -> None:
-    config: dict[str, Any] = {
-        "name": "tiny", "stage": "windows", "seed": 1, "epochs": 3, "steps": 12, "batch": 14,
-        "learning_rate": 5e-3, "weight_decay": 0.01, "label_smoothing": 0.0, "threads": 1,
-        "frame_encoder_weights": str(data / "stills.safetensors"), "cache": str(data / "voices"),
-        "clips": str(data / "train"), "dev_clips": str(data / "dev"), "splits": ["train"],
-        "shares": [0.5, 0.25, 0.25], "frame_encoder": FRAME_ENCODER, "window_model": WINDOW_MODEL,
-    }  # fmt: skip
+    config: dict[str, Any] = windows_config(data)
     best = train(config, tmp_path / "run")
     assert best["both_fused"] > 0.5  # chance is 0.14
+
+
+def test_attributes_are_learned_exported_and_given_by_the_engine(tmp_path: Path) -> None:
+    data = write_data(tmp_path, unlabelled=(0, 14))
+    shared = windows_config(data) | {"attributes": ["arousal"], "shares": [0.2, 0.6, 0.2], "steps": 24}
+    config: dict[str, Any] = shared | {"select": "voice_audio_ccc_arousal"}
+    best = train(config, tmp_path / "run")
+    assert best["select"] == best["voice_audio_ccc_arousal"] > 0.5
+    assert best["both_fused"] > 0.3  # chance is 0.14
+    network = load_network(config, tmp_path / "run" / "best.safetensors")
+    export(config, network, tmp_path / "bundle", name="rated", version="1", card="# rated\n", training={})
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.attributes == ("arousal",)
+    with np.load(bundle.parity) as samples:
+        given = {key[7:]: value for key, value in samples.items() if key.startswith("window_")}
+        found = OnnxBackend(bundle).answers(given)
+        np.testing.assert_allclose(found.attributes, samples["answer_attributes"], atol=1e-4)
+        np.testing.assert_allclose(found.logits, samples["answer_logits"], atol=1e-3)
+    again = windows_config(data) | {"start_bundle": str(bundle.path), "epochs": 1, "steps": 1}
+    del again["frame_encoder_weights"]
+    tuned: dict[str, Any] = again | {"attributes": ["arousal"], "learning_rate": 0.0, "weight_decay": 0.0}
+    assert train(tuned, tmp_path / "tuned")["both_fused"] > 0.3  # it goes on from the bundle

@@ -15,7 +15,7 @@ MASKED = -1e4  # in softmax as good as minus infinity, and finite when a whole r
 
 def masked(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     """Zero where the mask is false, whatever stood there (NaN too)."""
-    return torch.where(mask_BT[..., None], x_BTD, x_BTD.new_zeros(()))
+    return torch.where(mask_BT[..., None], x_BTD, torch.zeros((), dtype=x_BTD.dtype, device=x_BTD.device))
 
 
 def masked_mean(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
@@ -63,7 +63,11 @@ class RotaryAttention(nn.Module):
         q = _turned(self._split(self.query(query_BTD)), self.query_cos, self.query_sin)
         k = _turned(self._split(key_BSD), self.key_cos, self.key_sin)
         scores = q @ k.transpose(2, 3) * self.head_width**-0.5
-        scores = torch.where(memory_mask_BS[:, None, None], scores, scores.new_full((), MASKED))
+        scores = torch.where(
+            memory_mask_BS[:, None, None],
+            scores,
+            torch.full((), MASKED, dtype=scores.dtype, device=scores.device),
+        )
         weights = torch.softmax(scores, -1)
         attended = (weights @ self._split(value_BSD)).transpose(1, 2).flatten(2)
         return self.out(attended), weights.mean(1)

@@ -96,7 +96,9 @@ class SoundInput(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Returns (B, S, D) and its mask (B, S)."""
         mel = masked(mel_BMF, mask_BM)
-        energy_BM = torch.where(mask_BM, mel.mean(2), mel.new_full((), MASKED))
+        energy_BM = torch.where(
+            mask_BM, mel.mean(2), torch.full((), MASKED, dtype=mel.dtype, device=mel.device)
+        )
         level_B = torch.logsumexp(energy_BM, 1) - torch.log(mask_BM.sum(1).clamp(min=1).to(mel.dtype))
         own = (mel - level_B[:, None, None]) / 3
         views = [masked(own, mask_BM)]
@@ -110,7 +112,9 @@ class SoundInput(nn.Module):
             if stride == 2:
                 mask = mask[:, ::2] | mask[:, 1::2]
             x_BCMF = F.silu(norm(convolution(x_BCMF)))
-            x_BCMF = torch.where(mask[:, None, :, None], x_BCMF, x_BCMF.new_zeros(()))
+            x_BCMF = torch.where(
+                mask[:, None, :, None], x_BCMF, torch.zeros((), dtype=x_BCMF.dtype, device=x_BCMF.device)
+            )
         x_BSD = self.out(x_BCMF.permute(0, 2, 1, 3).flatten(2))
         if self.own_mean:
             x_BSD = x_BSD + self.trust(weight_B[:, None])[:, None]
@@ -165,7 +169,9 @@ class Pooling(nn.Module):
         self.weigh = nn.Linear(width, 1)
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        weight_BT = torch.where(mask_BT, self.weigh(x_BTD)[..., 0], x_BTD.new_full((), MASKED))
+        weight_BT = torch.where(
+            mask_BT, self.weigh(x_BTD)[..., 0], torch.full((), MASKED, dtype=x_BTD.dtype, device=x_BTD.device)
+        )
         weighted = (torch.softmax(weight_BT, 1)[..., None] * masked(x_BTD, mask_BT)).sum(1)
         deviation = masked_deviation(x_BTD, mask_BT)
         return torch.cat((weighted, masked_mean(x_BTD, mask_BT), deviation), -1)

@@ -1,0 +1,116 @@
+"""Where a training starts: its configuration, weights from elsewhere, and the parts that stay as they are.
+
+Weights may come from a checkpoint of any stage (`best.safetensors`, or the averaged weights in
+`last.safetensors`), from the `model.safetensors` of a bundle, or from a file of the frame encoder alone. It
+knows nothing of data and losses. Data leaves as the network that was given, filled.
+"""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from trainer.model.de3 import DE3
+from trainer.model.frame_encoder import FrameEncoder
+
+SOUND_PARTS = ("sound_in", "sound_encoder", "pools.1", "heads.1", "attribute_heads.1")
+OPTIONAL = "window_model.attribute_heads."
+"""A network with continuous attributes may start from one without."""
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """A configuration; one with `start_bundle` takes the sizes of the network from that bundle.
+
+    Raises ValueError where the bundle's folder holds no manifest with them.
+    """
+    config = tomllib.loads(file.read_text())
+    if "start_bundle" in config:
+        manifest = Path(config["start_bundle"]) / "manifest.json"
+        try:
+            network = json.loads(manifest.read_text())["network"]
+        except (OSError, KeyError) as error:
+            raise ValueError(f"{manifest} does not describe a network to start from ({error}).") from error
+        return network | config
+    return config
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The weights in a file, float32. Raises ValueError where there is no such file."""
+    if not file.is_file():
+        raise ValueError(f"There are no weights to start from: {file} is missing.")
+    tensors = load_file(file)
+    averaged = {name[9:]: value for name, value in tensors.items() if name.startswith("averaged/")}
+    return {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in (averaged or tensors).items()
+    }
+
+
+def start(network: DE3, config: dict[str, Any]) -> None:
+    """Fill a network with the weights that the configuration names, each over those before it.
+
+    frame_encoder_weights: the frame encoder, alone in its file or in a whole network. start_bundle (a
+    folder), start_weights (a file): the whole network. voice_weights: the sound branch of a whole network.
+
+    Raises ValueError where a file is missing or does not fit, and says what in it does not.
+    """
+    if "frame_encoder_weights" in config:
+        start_encoder(network.frame_encoder, Path(config["frame_encoder_weights"]))
+    if "start_bundle" in config:
+        file = Path(config["start_bundle"]) / "model.safetensors"
+        fill(network, read_weights(file), file)
+    if "start_weights" in config:
+        file = Path(config["start_weights"])
+        fill(network, read_weights(file), file)
+    if "voice_weights" in config:
+        file = Path(config["voice_weights"])
+        weights = _under(read_weights(file), "window_model")
+        for part in SOUND_PARTS:
+            if not part.startswith("attribute") or network.window_model.attribute_heads is not None:
+                own = network.window_model.get_submodule(part)
+                found = _under(weights, part)
+                if found or not part.startswith("attribute"):
+                    fill(own, found, file)
+
+
+def start_encoder(encoder: FrameEncoder, file: Path) -> None:
+    """Fill a frame encoder from a file of it alone or of a whole network. Raises ValueError as `start`."""
+    weights = read_weights(file)
+    fill(encoder, _under(weights, "frame_encoder") or weights, file)
+
+
+def fill(module: nn.Module, weights: dict[str, Tensor], file: Path) -> None:
+    """Load weights that must fit but for heads of attributes. Raises ValueError that names the weight."""
+    own = module.state_dict()
+    for name, value in own.items():
+        if name not in weights and not name.startswith(OPTIONAL):
+            raise ValueError(f"{file} does not fit: it lacks the weight {name}.")
+        if name in weights and weights[name].shape != value.shape:
+            raise ValueError(
+                f"{file} does not fit: {name} is {tuple(weights[name].shape)}, not {tuple(value.shape)}."
+            )
+    module.load_state_dict({name: weights.get(name, value) for name, value in own.items()})
+
+
+def freeze(module: nn.Module, names: list[str]) -> list[nn.Module]:
+    """The parts of these names (`frame_encoder.motion`, `sound_encoder`), which no longer learn.
+
+    A name may leave out `window_model.`. Raises ValueError for a name that is no part.
+    """
+    parts = []
+    known = dict(module.named_modules())
+    for name in names:
+        part = known.get(name) or known.get(f"window_model.{name}")
+        if part is None:
+            raise ValueError(f"frozen names {name!r}, which is no part of the network.")
+        part.requires_grad_(False)
+        parts.append(part)
+    return parts
+
+
+def _under(weights: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    prefix = f"{part}."
+    return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
