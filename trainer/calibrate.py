@@ -1,6 +1,8 @@
 """`python -m trainer.calibrate --config FILE --weights FILE --test DIR --out FILE`: one temperature a head.
 
-Fitted on dev windows drawn as live use would have them, shown on test clips that nothing was fitted on.
+Fitted on dev windows drawn as live use would have them, shown on test clips that nothing was fitted on. A
+second round that has learned from the dev speakers too is surer of them than of anybody else: it takes the
+temperatures of the first (`--temperatures`).
 Writes the weights with the temperatures in them; `trainer.export` carries them to the manifest.
 """
 
@@ -44,24 +46,31 @@ def temperature(logits_NL: Tensor, labels_N: Tensor) -> float:
     return float(GRID[losses.argmin()])
 
 
+def fit(network: DE3, dev: WindowSource) -> None:
+    """Set the network's temperatures, each from the windows that its head is asked about."""
+    fitted = {sense: draw_logits(network, dev, 11, sense) for sense in ("both", "voice", "face")}
+    asked = {"video": ("both", "face"), "audio": ("both", "voice"), "fused": ("both", "voice", "face")}
+    for head, name in enumerate(HEADS):
+        logits = torch.cat([fitted[sense][0][:, head] for sense in asked[name]])
+        labels = torch.cat([fitted[sense][1] for sense in asked[name]])
+        network.temperatures[head] = temperature(logits, labels)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m trainer.calibrate", description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True, help="prepared test clips")
     parser.add_argument("--out", type=Path, required=True, help="weights with temperatures")
+    parser.add_argument("--temperatures", type=Path, help="weights of the first round, to take them from")
     arguments = parser.parse_args()
     config = read_config(arguments.config)
     network = load_network(config, arguments.weights)
-    dev = _source(config, network, Path(config["dev_clips"]), "dev")
+    if arguments.temperatures is None:
+        fit(network, _source(config, network, Path(config["dev_clips"]), "dev"))
+    else:
+        network.temperatures.copy_(load_file(arguments.temperatures)["temperatures"])
     test = _source(config, network, arguments.test, "test")
-    fitted = {sense: draw_logits(network, dev, 11, sense) for sense in ("both", "voice", "face")}
-    for head, name in enumerate(HEADS):
-        senses = {"video": ("both", "face"), "audio": ("both", "voice"), "fused": ("both", "voice", "face")}[
-            name
-        ]
-        logits = torch.cat([fitted[s][0][:, head] for s in senses])
-        network.temperatures[head] = temperature(logits, torch.cat([fitted[s][1] for s in senses]))
     report: dict[str, Any] = {"temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True))}
     for sense in ("both", "voice", "face"):
         logits, labels = draw_logits(network, test, 12, sense)

@@ -184,6 +184,8 @@ class WindowModel(nn.Module):
         so nothing to fuse it with. No pair-wise fusion: the two sequences are averaged. No IFE: video and
         sound meet in the joint sequence alone, attention is zero. No own mean: neither the window's mean nor
         the baselines.
+    view_dropout: share of windows that lose the token, its distance from the window's mean, or from the
+        baseline, so that none of the three is relied on alone.
     trained_heads: those that learn; the fused output is what these agree on.
     attributes: how many continuous attributes every head gives beside its labels; with none the graph has no
         such output.
@@ -207,6 +209,7 @@ class WindowModel(nn.Module):
         mel_bins: int = 400,
         mel_s: float = 0.01,
         bands: int = 64,
+        view_dropout: float = 0.1,
         without: Sequence[str] = (),
         trained_heads: Sequence[str] = HEADS,
         attributes: int = 0,
@@ -219,13 +222,13 @@ class WindowModel(nn.Module):
         ticks_T = tick_times(ticks, tick_s)
         steps_S = tick_times(mel_bins // MEL_PER_STEP, mel_s * MEL_PER_STEP)
         self.appearance_width = appearance
-        self.appearance_in = VideoInput(appearance, width, dropout, own_mean)
+        self.appearance_in = VideoInput(appearance, width, view_dropout, own_mean)
         self.sound_in = SoundInput(bands, width, tuple(sound_channels), dropout, own_mean)
         common = {"width": width, "heads": heads, "kernel": kernel, "dropout": dropout}
         self.appearance_encoder = Conformer(blocks=blocks, times=ticks_T, **common)
         self.sound_encoder = Conformer(blocks=sound_blocks, times=steps_S, **common)
         if "flow" not in without:
-            self.motion_in = VideoInput(motion, width, dropout, own_mean)
+            self.motion_in = VideoInput(motion, width, view_dropout, own_mean)
             self.motion_encoder = Conformer(blocks=blocks, times=ticks_T, **common)
             if "pairwise_fusion" not in without:
                 self.pairwise_fusion = PairwiseFusion(width, heads, ticks_T)
