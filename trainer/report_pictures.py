@@ -108,7 +108,8 @@ def draw_robustness(report: dict[str, Any], lead: str, path: Path) -> None:
         ax.set_ylabel("UAR", **STYLE)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    title = f"{report['clips']} clips of {report['speakers']} speakers; dotted: chance, ring: untouched"
+    told = f"clips: {report['clips']}, speakers: {report['speakers']}"
+    title = (", " if columns > 1 else "\n").join((told, "dotted: chance, ring: untouched"))
     figure.suptitle(title, fontsize=9, color=INK)
     figure.savefig(path)
 
