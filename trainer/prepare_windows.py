@@ -5,14 +5,12 @@ own. Writes `v.npy`, `flow.npy` and `clips.npz`, read by `trainer.window_batches
 """
 
 import argparse
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import track
-from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.signals.flow import Flow, FlowParams
@@ -21,14 +19,24 @@ from trainer.data.sound import open_cache
 from trainer.data.takes import NO_LABEL
 from trainer.labels import LABELS
 from trainer.model.frame_encoder import FrameEncoder
+from trainer.start import read_config, start_encoder
 
 AT_ONCE = 128
 
 
 def load_frame_encoder(config: dict[str, Any]) -> FrameEncoder:
-    """The frame encoder that the configuration starts from, ready to infer."""
+    """The frame encoder that the configuration's training starts from, ready to infer.
+
+    Raises ValueError where its file is missing or does not fit.
+    """
     encoder = FrameEncoder(**config["frame_encoder"])
-    encoder.load_state_dict(load_file(config["frame_encoder_weights"]))
+    if "start_weights" in config:
+        file = Path(config["start_weights"])
+    elif "start_bundle" in config:
+        file = Path(config["start_bundle"]) / "model.safetensors"
+    else:
+        file = Path(config["frame_encoder_weights"])
+    start_encoder(encoder, file)
     return encoder.eval()
 
 
@@ -84,7 +92,7 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, required=True, help="a set written by trainer.clip_sets")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    prepare(tomllib.loads(arguments.config.read_text()), arguments.clips, arguments.out)
+    prepare(read_config(arguments.config), arguments.clips, arguments.out)
 
 
 if __name__ == "__main__":
