@@ -42,7 +42,7 @@ def check(name: str, test: Callable[[], str]) -> None:
 
 
 def prepare(out: Path) -> None:
-    """A small bundle; two seconds of the demo as raw YUYV, each picture twice (60 a second); and its voice."""
+    """A small bundle; two seconds of the demo as raw YUYV, each picture twice (60 a second); its voice."""
     import cv2
 
     from engine.types import Block, Frame

@@ -185,7 +185,7 @@ class WindowModel(nn.Module):
         sound meet in the joint sequence alone, attention is zero. No own mean: neither the window's mean nor
         the baselines.
     view_dropout: share of windows that lose the token, its distance from the window's mean, or from the
-        baseline, so that none of the three is relied on alone.
+        baseline, so that none of the three is relied on alone; without it, `dropout`.
     trained_heads: those that learn; the fused output is what these agree on.
     attributes: how many continuous attributes every head gives beside its labels; with none the graph has no
         such output.
@@ -209,7 +209,7 @@ class WindowModel(nn.Module):
         mel_bins: int = 400,
         mel_s: float = 0.01,
         bands: int = 64,
-        view_dropout: float = 0.1,
+        view_dropout: float | None = None,
         without: Sequence[str] = (),
         trained_heads: Sequence[str] = HEADS,
         attributes: int = 0,
@@ -219,6 +219,7 @@ class WindowModel(nn.Module):
             raise ValueError(f"The window model has no part or head {unknown[0]!r}.")
         self.without, self.trained_heads = frozenset(without), frozenset(trained_heads)
         own_mean = "own_mean" not in without
+        view_dropout = dropout if view_dropout is None else view_dropout
         ticks_T = tick_times(ticks, tick_s)
         steps_S = tick_times(mel_bins // MEL_PER_STEP, mel_s * MEL_PER_STEP)
         self.appearance_width = appearance
