@@ -46,18 +46,11 @@ class SlowMean:
         return self._seconds / (self._seconds + self._prior_s)
 
 
-RISE = 2.0
-"""Natural log of power above the quiet: less is no voice, but a room in which nobody has spoken yet."""
-QUIET_SHARE = 0.1
-"""Of the bins heard this share is at most as loud as the quiet; the very quietest may be digital silence."""
-
-
 class VoiceGate:
     """Which mel bins are voiced: those near the loudest of the `span` bins that end with them.
 
     A bin is voiced where its mean over bands exceeds the loudest such mean, less `floor` (natural log of
-    power), and the quiet (the lowest tenth) by `RISE`, so that silence before the first word does not count.
-    Each bin looks back only, so the answer does not depend on how the bins are cut into calls.
+    power). Each bin looks back only, so the answer does not depend on how the bins are cut into calls.
     """
 
     def __init__(self, span: int, floor: float) -> None:
@@ -79,12 +72,6 @@ class VoiceGate:
         levels: NDArray[np.float64] = np.full(len(mel), -np.inf)
         levels[mask] = mel[mask].mean(axis=1, dtype=np.float64)
         known = np.concatenate([self._levels, levels])
-        spans = sliding_window_view(known, self._span)
+        loudest = sliding_window_view(known, self._span).max(axis=1)
         self._levels = known[len(mel) :]
-        loudest = spans.max(axis=1)
-        quiet = np.sort(spans, axis=1)  # what was not heard comes first
-        unheard = np.isneginf(spans).sum(axis=1)
-        place = np.minimum(unheard + (QUIET_SHARE * (self._span - unheard)).astype(int), self._span - 1)
-        quiet = quiet[np.arange(len(mel)), place]
-        voiced = (levels > loudest - self._floor) & (levels > quiet + RISE)
-        return np.asarray(mask & voiced, dtype=np.bool_)
+        return np.asarray(mask & (levels > loudest - self._floor), dtype=np.bool_)
