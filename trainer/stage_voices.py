@@ -47,6 +47,7 @@ class VoicesStage:
                 shares=(0.0, 1.0, 0.0),
                 attributes=self.attributes,
                 ranges=config.get("attribute_ranges"),
+                varied=config.get("voice_variety", False),
             )
             for splits in (tuple(config["splits"]), ("dev",))
         )

@@ -47,6 +47,7 @@ class WindowsStage:
             shares=tuple(config["shares"]),
             attributes=self.attributes,
             ranges=config.get("attribute_ranges"),
+            varied=config.get("voice_variety", False),
         )
         self.dev = WindowSource(
             cache=cache,

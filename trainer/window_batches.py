@@ -24,7 +24,9 @@ from trainer.voice_variety import Variety
 TICK_HZ, TICKS, MEL_HZ, BINS = 15, 60, 100, 400
 PRIOR_S, TAU_S = 2.0, 60.0
 SHORTEST_S = 0.8
-CLEAN_SHARE = 0.3  # windows in the recording's own microphone and room, beside a fair share of them
+CLEAN_SHARE = (
+    0.3  # of varied windows: in the recording's own microphone and room, beside a fair share of them
+)
 EARLY_SHARE = 0.2  # windows that may end before anybody spoke: of them the model must not be sure
 REFRESH_TICKS = 10  # ticks a clip from which its mean motion token is renewed every epoch
 Rng = np.random.Generator
@@ -97,7 +99,10 @@ class WindowBatch:
 
 
 class WindowSource:
-    """Draws windows of one split. Owns the mean motion token of every clip, renewed by the stage."""
+    """Draws windows of one split. Owns the mean motion token of every clip, renewed by the stage.
+
+    varied: every window's voice is another, as `trainer.voice_variety` draws it.
+    """
 
     def __init__(
         self,
@@ -108,7 +113,9 @@ class WindowSource:
         shares: tuple[float, float, float],
         attributes: Sequence[str] = (),
         ranges: Mapping[str, tuple[float, float]] | None = None,
+        varied: bool = False,
     ) -> None:
+        self.varied = varied
         self.voices: Voices = open_cache(cache)
         self.mels: Mels = open_mels(cache)
         self.clips = open_clips(clips)
@@ -219,8 +226,9 @@ class WindowSource:
     ) -> dict[str, NDArray]:
         """One window of a clip and a take. calm: the whole clip in a clean session, nothing lost."""
         bands = len(self.voice_mean)
-        variety = voice_variety.plain(bands) if calm else voice_variety.draw(rng, bands)
-        clean = calm or rng.random() < CLEAN_SHARE
+        varied = self.varied and not calm
+        variety = voice_variety.draw(rng, bands) if varied else voice_variety.plain(bands)
+        clean = calm or (varied and rng.random() < CLEAN_SHARE)
         session = 0 if clean else int(rng.integers(len(self.mels.starts)))
         speed = variety.tempo * (float(self.mels.speeds[session, take]) if take is not None else 1.0)
         length_s = self.clips.ticks[clip] / TICK_HZ / speed
@@ -347,9 +355,9 @@ def _kept(rng: Rng, steps: int, rate_hz: int) -> NDArray[np.bool_]:
 def _cover(rng: Rng, mel: Float32) -> None:
     """Stripes of bands and bins at the mean (SpecAugment)."""
     mean = mel.mean()
-    for _ in range(rng.integers(1, 4)):
+    for _ in range(rng.integers(3)):
         start, width = rng.integers(mel.shape[1]), rng.integers(1, 9)
         mel[:, start : start + width] = mean
-    for _ in range(rng.integers(1, 5)):
-        start, width = rng.integers(mel.shape[0]), rng.integers(1, 41)
+    for _ in range(rng.integers(3)):
+        start, width = rng.integers(mel.shape[0]), rng.integers(1, 31)
         mel[start : start + width] = mean
