@@ -274,7 +274,7 @@ def _parts(backend: HostBackend, bundle: Bundle, recording: Recording, count: in
     for number in range(count + WARM):
         encoder.call(partial(backend.encode, crops[number % len(crops)], flow))
     for _ in range(count // 3 + WARM):
-        window_model.call(partial(backend.logits, inputs))
+        window_model.call(partial(backend.answers, inputs))
     return {"frame_encoder": encoder.figures(), "window_model": window_model.figures()}
 
 
