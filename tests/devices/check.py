@@ -214,7 +214,8 @@ def program(out: Path, *arguments: str) -> str:
     messages = Path("/tmp/messages.jsonl")
     messages.unlink(missing_ok=True)
     command = [sys.executable, "-m", "realtime.run", *arguments, "--engine", "onnx", "--offline"]
-    command += ["--bundle", str(out / "bundle")]
+    # Emulated, a face is found after a second: without a longer wait every observation would be late.
+    command += ["--bundle", str(out / "bundle"), "--max-wait", "3000"]
     command += ["--rate", "1", "--duration", "40", "--out", str(messages)]
     with showing(out), speaking(out), subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
