@@ -19,7 +19,7 @@ if __package__ is None or __package__ == "":
 
 from rich.console import Console
 
-from benchmarks.machine import JsonMap, describe
+from benchmarks.machine import JsonMap, head
 from benchmarks.tables import ENGINES, LIVE, tables
 from engine.bundle import load_bundle
 from engine.errors import De3Error
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     try:
-        report = _head(options)
+        report = head("latency", options, ("seconds", "engine", "quick"))
     except De3Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -80,20 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
     return int(any("broke" in case for case in report["cases"].values()))
-
-
-def _head(options: argparse.Namespace) -> JsonMap:
-    """What was measured, on what. Raises De3Error where the bundle or the face model cannot be used."""
-    machine = describe()
-    bundle = load_bundle(options.bundle)
-    _, faces = load_finder(face_model=options.face_model, offline=options.offline)
-    return {
-        "benchmark": "latency",
-        "machine": machine,
-        "bundle": {"name": bundle.name, "version": bundle.version, "digest": bundle.digest},
-        "faces": faces,
-        "options": {"seconds": options.seconds, "engine": options.engine, "quick": options.quick},
-    }
 
 
 def _in_processes(names: Sequence[str], options: argparse.Namespace) -> JsonMap:

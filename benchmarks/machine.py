@@ -3,6 +3,7 @@
 It knows nothing of what is measured. Data leaves it as plain maps, ready for JSON.
 """
 
+import argparse
 import datetime
 import importlib.metadata
 import os
@@ -14,6 +15,9 @@ from typing import Any
 
 import numpy as np
 import psutil
+
+from engine.bundle import load_bundle
+from engine.signals.finder import load_finder
 
 JsonMap = dict[str, Any]
 
@@ -85,3 +89,20 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def head(benchmark: str, options: argparse.Namespace, named: Sequence[str]) -> JsonMap:
+    """What is measured, on what, with which of the options.
+
+    Raises De3Error where the bundle or the face model cannot be used.
+    """
+    machine = describe()  # before anything makes it busy
+    bundle = load_bundle(options.bundle)
+    _, faces = load_finder(face_model=options.face_model, offline=options.offline)
+    return {
+        "benchmark": benchmark,
+        "machine": machine,
+        "bundle": {"name": bundle.name, "version": bundle.version, "digest": bundle.digest},
+        "faces": faces,
+        "options": {name: getattr(options, name) for name in named},
+    }

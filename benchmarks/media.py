@@ -23,11 +23,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks.machine import JsonMap, describe
+from benchmarks.machine import JsonMap, head
 from engine import Recognizer
-from engine.bundle import load_bundle
 from engine.errors import De3Error
-from engine.signals.finder import load_finder
 from engine.types import Block, Frame, Scores
 from realtime.sources.media import open_media
 
@@ -61,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not files:
             raise De3Error(f"There are no clips in {options.media}.")
-        report = _head(options)
+        report = head("media", options, ("seconds", "engine", "jobs"))
     except De3Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -211,20 +209,6 @@ def _shares(windows: Sequence[Scores]) -> JsonMap:
     tops = [str(window.top) for window in windows]
     shares = {top: round(tops.count(top) / len(tops), 3) for top in dict.fromkeys(tops)}
     return dict(sorted(shares.items(), key=lambda pair: -pair[1]))
-
-
-def _head(options: argparse.Namespace) -> JsonMap:
-    """What is measured, on what. Raises De3Error where the bundle or the face model cannot be used."""
-    machine = describe()
-    bundle = load_bundle(options.bundle)
-    _, faces = load_finder(face_model=options.face_model, offline=options.offline)
-    return {
-        "benchmark": "media",
-        "machine": machine,
-        "bundle": {"name": bundle.name, "version": bundle.version, "digest": bundle.digest},
-        "faces": faces,
-        "options": {"seconds": options.seconds, "engine": options.engine, "jobs": options.jobs},
-    }
 
 
 def _measured(files: Sequence[Path], options: argparse.Namespace) -> list[JsonMap]:

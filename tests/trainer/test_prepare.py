@@ -13,6 +13,7 @@ import pytest
 import torch
 from rich.progress import Progress
 from safetensors.torch import save_file
+from small_windows import FRAME_ENCODER, WINDOW_MODEL
 
 from engine.bundle import load_bundle
 from engine.signals.finder import YUNET_FILE, HaarFinder, YunetFinder
@@ -31,14 +32,6 @@ from trainer.take_store import Store, observe, settings_of
 from trainer.work_pool import Died, run_all
 
 FRAMES_HZ, FRAMES, RATE_HZ = 15, 16, 44_100
-FRAME_ENCODER = {
-    "labels": 7, "appearance": 12, "motion": 6, "flow_size": 56,
-    "appearance_channels": (8, 8), "motion_channels": (4, 4, 4), "dropout": 0.1,
-}  # fmt: skip
-WINDOW_MODEL = {
-    "labels": 7, "appearance": 12, "motion": 6, "width": 16, "heads": 2, "kernel": 5, "blocks": 1,
-    "sound_blocks": 1, "sound_channels": (4, 6, 8), "dropout": 0.1,
-}  # fmt: skip
 CODECS = {
     ".mp4": ("mpeg4", "aac"), ".flv": ("flv", "libmp3lame"), ".avi": ("mpeg4", "pcm_s16le"),
     ".wav": ("", "pcm_s16le"),
