@@ -21,6 +21,7 @@ from engine.bundle import Bundle, load_bundle
 from engine.lanes import SECOND_NS, Released
 from engine.resampler import Resampler
 from engine.signals.face import FaceTracker, load_finder
+from engine.smoothing import Smoothing
 from engine.types import Block, Face, Float32, Frame, Observation, Scores, UInt8
 from engine.window import UNBOUNDED_NS, Timeline, Window
 
@@ -78,15 +79,17 @@ class Recognition:
 
     def _calibrated(self, stream: "Stream", window: Window, logits: Float32, attributes: Float32) -> Scores:
         bundle = self.bundle
-        lead = attributes[bundle.heads.index(bundle.lead)].tolist()
+        temperatures = np.array([bundle.temperatures[head] for head in bundle.heads])
+        said = stream.steadied(
+            window, np.hstack((log_softmax(logits / temperatures[:, None]), attributes), dtype=np.float64)
+        )
+        probabilities = softmax(said[:, : len(bundle.labels)])
+        lead = said[bundle.heads.index(bundle.lead), len(bundle.labels) :].tolist()
         return Scores(
             t_ns=window.t_end_ns,
             window_ns=bundle.window.window_ns,
             labels=bundle.labels,
-            heads={
-                head: softmax(row, bundle.temperatures[head])
-                for head, row in zip(bundle.heads, logits, strict=True)
-            },
+            heads=dict(zip(bundle.heads, probabilities, strict=True)),
             lead=bundle.lead,
             valid_video=float(window.video_mask.mean()),
             valid_audio=float(window.audio_mask.mean()),
@@ -118,6 +121,7 @@ class Stream:
         )
         self.slot = recognition.take_slot()
         self.track = -1
+        self._smoothing = Smoothing(recognition.bundle.smoothing_s)
 
     @property
     def video_bound_ns(self) -> int:
@@ -165,8 +169,14 @@ class Stream:
             self._recognition.backend.reset(self.slot)
         self.track = track
 
+    def steadied(self, window: Window, said: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The mean over the last windows of the same face and the same senses; see `Smoothing`."""
+        basis = (self.track, bool(window.video_mask.any()), bool(window.audio_mask.any()))
+        return self._smoothing.fold(window.t_end_ns, said, basis)
+
     def clear(self, epoch_ns: int | None = None) -> None:
         """Forget pictures and sound, keep both baselines; time begins again, at `epoch_ns` if given."""
+        self._smoothing.restart()
         self.timeline.clear(epoch_ns)
         self._recognition.backend.reset(self.slot, keep_baseline=True)
 
@@ -331,12 +341,16 @@ class Recognizer:
             self._blocks += 1
 
 
-def softmax(logits: Float32, temperature: float = 1.0) -> Float32:
-    """(L,) logits to (L,) float32 probabilities; computed in double precision."""
-    scaled = logits.astype(np.float64) / temperature
-    powers = np.exp(scaled - scaled.max())
-    probabilities: NDArray[np.float64] = powers / powers.sum()
-    return probabilities.astype(np.float32)
+def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
+    """(..., L) logits to (..., L) float64 logarithms of probabilities."""
+    shifted = np.asarray(logits, np.float64)
+    shifted = shifted - shifted.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
+
+
+def softmax(logits: ArrayLike, temperature: float = 1.0) -> Float32:
+    """(..., L) logits to (..., L) float32 probabilities; computed in double precision."""
+    return np.exp(log_softmax(np.asarray(logits, np.float64) / temperature)).astype(np.float32)
 
 
 def _time(t_ns: int) -> int:
