@@ -90,3 +90,14 @@ def test_parts_are_frozen_by_name() -> None:
     assert all(name.startswith(("window_model.sound_encoder.", "frame_encoder.motion.")) for name in still)
     with pytest.raises(ValueError, match="'ears', which is no part"):
         freeze(made, ["ears"])
+
+
+def test_settings_replace_lines_of_the_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('name = "a"\nseed = 1\n[window_model]\nwidth = 96\nheads = 4\n')
+    config = read_config(file, ["seed=2", 'splits=["train", "dev"]', "window_model.width=64"])
+    assert config == {
+        "name": "a", "seed": 2, "splits": ["train", "dev"], "window_model": {"width": 64, "heads": 4}
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"--set name=b is not a line of TOML"):
+        read_config(file, ["name=b"])
