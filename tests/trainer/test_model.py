@@ -62,16 +62,23 @@ def test_attributes_stand_beside_the_labels(model: WindowModel, rated: WindowMod
 
 
 @torch.inference_mode()
-def test_the_attributes_of_the_fused_head_are_the_mean_of_the_present_senses() -> None:
+def test_fused_is_the_product_of_what_each_sense_says_alone_and_of_attributes_the_mean() -> None:
     torch.manual_seed(3)
     made = WindowModel(
         labels=7, appearance=12, motion=6, width=16, heads=2, kernel=5, blocks=1, sound_blocks=1,
         sound_channels=(4, 6, 8), dropout=0.1, attributes=2, trained_heads=("video", "audio"),
     ).eval()  # fmt: skip
-    both = made(**inputs())[3]
-    torch.testing.assert_close(both[:, 2], both[:, :2].mean(1))
-    blind = made(**without(inputs(), "video_mask"))[3]
-    torch.testing.assert_close(blind[:, 2], blind[:, 1])
+    both, deaf, blind = (
+        made(**values)
+        for values in (inputs(), without(inputs(), "audio_mask"), without(inputs(), "video_mask"))
+    )
+    product = torch.softmax(deaf[0][:, 0], 1) * torch.softmax(blind[0][:, 1], 1)
+    agreed = torch.softmax(2 * both[0][:, 2], 1)
+    torch.testing.assert_close(agreed, product / product.sum(1, keepdim=True))
+    torch.testing.assert_close(both[3][:, 2], (deaf[3][:, 0] + blind[3][:, 1]) / 2)
+    torch.testing.assert_close(torch.softmax(2 * blind[0][:, 2], 1), torch.softmax(blind[0][:, 1], 1))
+    torch.testing.assert_close(blind[3][:, 2], blind[3][:, 1])
+    assert not torch.allclose(both[0][:, 0], deaf[0][:, 0])  # the published head of the face hears too
 
 
 @torch.inference_mode()
