@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import flow as flow_benchmark
 from benchmarks.clip import write_clip
 from benchmarks.cost import AbsentEngineError, measure_engine, measure_window, open_backend, with_window
 from benchmarks.latency import main
@@ -127,6 +128,23 @@ def test_every_step_is_measured_and_the_last_line_is_json(
     steps = report["cases"]["stages"]["steps"]
     assert {step["process"] for step in steps} == {"demo", "media", "capture", "recogniser", "main"}
     assert all(step["ms"]["n"] and any(step["step"] in line for line in lines) for step in steps)
+
+
+def test_flow_is_compared_with_or_without_a_gpu(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--quick", "--bundle", str(bundle), "--json", str(tmp_path / "figures.json"), *face_flags()]
+    assert flow_benchmark.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    report: dict[str, Any] = json.loads(lines[-1])
+    assert report == json.loads((tmp_path / "figures.json").read_text())
+    (warps,) = report["error"]
+    assert warps["pairs"] == 4
+    assert warps["from_truth_px"].keys() >= {"opencv", "reference"}
+    assert [row["pairs"] for row in report["time"]] == [1, 4]
+    gpu = isinstance(report["gpu"], str)
+    assert all(("gpu_ms" in row) == gpu for row in report["time"])
+    assert gpu or any("No GPU figures: numba" in line for line in lines)
 
 
 def test_without_a_bundle_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

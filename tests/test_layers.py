@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = {"engine": {"engine"}, "realtime": {"engine", "realtime"}, "trainer": {"engine", "trainer"}}
-ENGINE_NEEDS = {"numpy", "cv2", "soxr", "onnxruntime", "openvino"}
+ENGINE_NEEDS = {"numpy", "cv2", "soxr", "onnxruntime", "openvino", "numba"}
 
 FILE_LINES, FUNCTION_LINES = 400, 60
 LONG_FILES: dict[str, int] = {}
@@ -58,9 +58,9 @@ def test_the_runtime_does_not_need_what_trains() -> None:
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
-        ("import engine", {"numpy", "cv2", "onnxruntime", "openvino", "torch"}),
+        ("import engine", {"numpy", "cv2", "onnxruntime", "openvino", "torch", "numba"}),
         ("import engine.types, engine.errors", {"cv2", "onnxruntime", "openvino", "torch"}),
-        ("from engine import Recognizer", {"onnxruntime", "openvino", "torch", "onnx", "av"}),
+        ("from engine import Recognizer", {"onnxruntime", "openvino", "torch", "onnx", "av", "numba"}),
     ],
 )
 def test_importing_brings_no_more_than_is_used(statement: str, absent: set[str]) -> None:
