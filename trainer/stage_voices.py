@@ -5,7 +5,6 @@ computed: five times as many windows in the same time as in the stage that follo
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from trainer.data.takes import NO_LABEL
 from trainer.losses import certain_shares, concordance_loss, share_loss
 from trainer.metrics import concordance, unweighted_average_recall
 from trainer.model.de3 import DE3
+from trainer.prepared_sets import voice_sets
 from trainer.start import freeze, start
 from trainer.window_batches import WindowBatch, WindowSource
 
@@ -38,11 +38,9 @@ class VoicesStage:
             part.requires_grad_(True)
         self.frozen = freeze(self.network, config.get("frozen", []))
         self.attributes = tuple(config.get("attributes", ()))
-        cache, clips = Path(config["cache"]), Path(config["dev_clips"])
         self.train, self.dev = (
             WindowSource(
-                cache=cache,
-                clips=clips,
+                sets=voice_sets(config),
                 splits=splits,
                 shares=(0.0, 1.0, 0.0),
                 attributes=self.attributes,
