@@ -24,7 +24,7 @@ from engine.signals.finder import FaceFinder
 from engine.signals.flow import Flow
 from engine.types import Block, Frame
 from engine.window import UNBOUNDED_NS
-from realtime import link, wire
+from realtime import messages, wire
 from realtime.sources.demo import Performance
 from realtime.sources.media import open_media
 
@@ -68,11 +68,13 @@ def _steps(bundle: Bundle, finder: FaceFinder, clip: Path) -> Iterable[Step]:
     yield Step("demo: speak a block", "demo", BLOCKS_HZ, _each(Performance().sound, range(1 << 20)))
     yield Step("file: decode picture and sound", "media", FRAMES_HZ, _decoded(clip))
     yield Step("find, follow, align, cut", "capture", FRAMES_HZ, _tracked(bundle, finder, frames))
-    yield Step("encode an observation", "capture", FRAMES_HZ, _each(link.encode, recording.observations))
-    yield Step("encode a block", "capture", BLOCKS_HZ, _each(link.encode, blocks))
-    packed = [link.encode(observation) for observation in recording.observations]
-    yield Step("decode an observation", "recogniser", FRAMES_HZ, _each(link.decode, packed))
-    yield Step("decode a block", "recogniser", BLOCKS_HZ, _each(link.decode, [*map(link.encode, blocks)]))
+    yield Step("encode an observation", "capture", FRAMES_HZ, _each(messages.encode, recording.observations))
+    yield Step("encode a block", "capture", BLOCKS_HZ, _each(messages.encode, blocks))
+    packed = [messages.encode(observation) for observation in recording.observations]
+    yield Step("decode an observation", "recogniser", FRAMES_HZ, _each(messages.decode, packed))
+    yield Step(
+        "decode a block", "recogniser", BLOCKS_HZ, _each(messages.decode, [*map(messages.encode, blocks)])
+    )
     flow = Flow(bundle.flow)
     pairs = ((face.previous, face.crop, face.gap_ns) for face in cycle(faces))
     yield Step("flow", "recogniser", TICKS_HZ, (partial(flow.pair, *pair) for pair in pairs))
@@ -86,9 +88,9 @@ def _steps(bundle: Bundle, finder: FaceFinder, clip: Path) -> Iterable[Step]:
     yield Step("log-mel, bins", "recogniser", BLOCKS_HZ, _heard(stream, sound))
     yield Step("window and window model", "recogniser", SCORES_HZ, _scored(stream))
     scores = stream.scores(1 << 40)
-    scored = link.Scored(scores, 1, 1, 1)
-    yield Step("encode the scores", "recogniser", SCORES_HZ, _each(link.encode, [scored]))
-    yield Step("decode the scores", "main", SCORES_HZ, _each(link.decode, [link.encode(scored)]))
+    scored = messages.Scored(scores, 1, 1, 1)
+    yield Step("encode the scores", "recogniser", SCORES_HZ, _each(messages.encode, [scored]))
+    yield Step("decode the scores", "main", SCORES_HZ, _each(messages.decode, [messages.encode(scored)]))
     yield Step("make and check the message", "main", SCORES_HZ, _each(_message, [scores]))
 
 

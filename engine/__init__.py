@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from engine.bundle import Bundle, load_bundle
     from engine.errors import BackendError, BundleError, De3Error, FinderError, SourceError
-    from engine.recognizer import Recognition, Recognizer, Stream, open_recognition
+    from engine.recognizer import Recognizer
+    from engine.streams import Recognition, Stream, open_recognition
     from engine.types import Block, Face, Frame, Observation, Scores
 
 _HOMES = {
     "engine.bundle": ("Bundle", "load_bundle"),
     "engine.errors": ("BackendError", "BundleError", "De3Error", "FinderError", "SourceError"),
-    "engine.recognizer": ("Recognition", "Recognizer", "Stream", "open_recognition"),
+    "engine.recognizer": ("Recognizer",),
+    "engine.streams": ("Recognition", "Stream", "open_recognition"),
     "engine.types": ("Block", "Face", "Frame", "Observation", "Scores"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

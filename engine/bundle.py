@@ -27,6 +27,7 @@ MANIFEST = "manifest.json"
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "live"
 HEADS = ("video", "audio", "fused")
 DIGEST_CHARACTERS = 12
+LONGEST_SMOOTHING_S = 10
 MOST_ATTRIBUTES = 64  # a message of the feed holds no more
 
 T = TypeVar("T")
@@ -91,7 +92,7 @@ class Bundle:
     digest: the first 12 hexadecimal digits of the manifest's SHA-256, which names the model on the feed.
     attributes: names of the continuous attributes that the window model gives beside the labels, often none.
     attribute_ranges: what -1 and 1 of an attribute were on the scale it was rated on, where that differs.
-    temperatures: by head; logits are divided by it before the softmax.
+    temperatures: by head; logits are divided by it before the softmax. smoothing_s: see `engine.smoothing`.
     """
 
     path: Path
@@ -104,6 +105,7 @@ class Bundle:
     heads: tuple[str, ...]
     lead: str
     temperatures: dict[str, float]
+    smoothing_s: float
     crop: CropParams
     window: WindowSpec
     mel: MelParams
@@ -171,6 +173,7 @@ def _parse(folder: Path, digest: str, manifest: JsonMap) -> Bundle:
         heads=heads,
         lead=manifest["lead"],
         temperatures=temperatures,
+        smoothing_s=float(manifest.get("smoothing_s", 0.0)),
         crop=CropParams(
             size=int(crop["size"]),
             channels=int(crop["channels"]),
@@ -203,6 +206,8 @@ def _check_sense(bundle: Bundle) -> None:
         raise ValueError(f"attribute_ranges {bundle.attribute_ranges} do not all rise")
     if any(not 0 < temperature < 1000 for temperature in bundle.temperatures.values()):
         raise ValueError(f"temperatures {bundle.temperatures} are not all positive")
+    if not 0 <= bundle.smoothing_s <= LONGEST_SMOOTHING_S:
+        raise ValueError(f"smoothing_s {bundle.smoothing_s} is not between 0 and {LONGEST_SMOOTHING_S}")
     if window.mel_hz * mel.hop != mel.rate_hz:
         raise ValueError(f"mel_hz {window.mel_hz} is not rate_hz {mel.rate_hz} / hop {mel.hop}")
     if not 1 <= window.ticks <= 10_000 or not 1 <= window.bins <= 100_000:

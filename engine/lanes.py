@@ -6,8 +6,8 @@ the video lane as released ticks and views, the sound lane as the mel and mask o
 
 Counted, by cause: `early_*` before the stream's epoch, `late_*` after the window it belonged to was made
 (used in later windows where there is still a place), `ahead_*` lost because the lane ran too far ahead of
-the windows (the newest stays), `skipped_observation` older than any window asked for, `broken_sound` not
-finite.
+the windows (the newest stays), `skipped_observation` older than any window asked for, `forgone_tick` given up
+by whoever encodes them, `broken_sound` not finite.
 """
 
 from collections import Counter, deque
@@ -123,6 +123,13 @@ class VideoLane:
         self._close(end)
         self._end = end
         return self._release()
+
+    def forgo(self, released: Released) -> None:
+        """Released ticks will not be encoded: they are masked, as if nobody had been seen."""
+        for tick, _ in released:
+            if self._tick[tick % self._ring] == tick:
+                self._tick[tick % self._ring] = -1
+        self._counts["forgone_tick"] += len(released)
 
     def final(self, end: int) -> int:
         """The first tick, at most `end`, to which a face may still come."""

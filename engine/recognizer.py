@@ -1,181 +1,25 @@
 """The parts in one process: pictures and sound in, calibrated scores out.
 
 `Recognizer` is the library's front door: it checks what comes in, finds and aligns the face, and scores.
-`Stream` is one timeline with its slot in a back end, `Recognition` a bundle with its back end and the
-streams that share it; the runtime uses these two with observations made elsewhere. No clocks, threads or
+What it is made of can be had apart: `engine.streams` takes observations made elsewhere. No clocks, threads or
 processes here. Data leaves as `engine.types.Scores`.
 """
 
-import heapq
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from engine.backends import Backend, choose
-from engine.bundle import Bundle, load_bundle
-from engine.lanes import SECOND_NS, Released
 from engine.resampler import Resampler
 from engine.signals.face import FaceTracker, load_finder
-from engine.types import Block, Face, Float32, Frame, Observation, Scores, UInt8
-from engine.window import UNBOUNDED_NS, Timeline, Window
+from engine.streams import Recognition, Stream, open_recognition, softmax
+from engine.types import Block, Float32, Frame, Scores, UInt8
+from engine.window import UNBOUNDED_NS
 
-
-class Recognition:
-    """A bundle with its back end, shared by any number of streams. choice: why this back end, in words."""
-
-    def __init__(self, bundle: Bundle, backend: Backend, choice: str = "") -> None:
-        self.bundle = bundle
-        self.backend = backend
-        self.choice = choice
-        self._free: list[int] = []
-        self._slots = 0
-
-    def warm_up(self) -> None:
-        """Run both graphs once on nothing: an engine's first call takes longer than those that follow."""
-        size = self.bundle.crop.size
-        grey = np.zeros((size, size), dtype=np.uint8)
-        face = Face(crop=grey, previous=grey, gap_ns=0, box=(0, 0, 1, 1), confidence=0, track=0)
-        stream = Stream(self)
-        self.observe([(stream.slot, [(0, face)])])
-        stream.scores(SECOND_NS)
-        stream.close()
-
-    def take_slot(self) -> int:
-        """The lowest free slot of the back end, fresh."""
-        if self._free:
-            return heapq.heappop(self._free)
-        self._slots += 1
-        return self._slots - 1
-
-    def give_slot(self, slot: int) -> None:
-        """Hand a slot back; its baseline is forgotten."""
-        self.backend.reset(slot)
-        heapq.heappush(self._free, slot)
-
-    def observe(self, released: Iterable[tuple[int, Released]]) -> None:
-        """Encode the closed ticks of several slots, in one batch."""
-        pairs = [(slot, tick, face) for slot, ticks in released for tick, face in ticks]
-        if pairs:
-            slots, ticks, faces = zip(*pairs, strict=True)
-            self.backend.observe(slots, ticks, faces)
-
-    def scores(self, due: "Sequence[tuple[Stream, int]]") -> list[Scores]:
-        """The scores of several streams (none twice), each up to its own end in ns, in one batch."""
-        cut = [(stream, *stream.timeline.window(end_ns)) for stream, end_ns in due]
-        for stream, _, window in cut:
-            stream.follow(window.track)
-        self.observe((stream.slot, released) for stream, released, _ in cut)
-        answers = self.backend.score([stream.slot for stream, _, _ in cut], [window for _, _, window in cut])
-        return [
-            self._calibrated(stream, window, *rows)
-            for (stream, _, window), *rows in zip(cut, *answers, strict=True)
-        ]
-
-    def _calibrated(self, stream: "Stream", window: Window, logits: Float32, attributes: Float32) -> Scores:
-        bundle = self.bundle
-        lead = attributes[bundle.heads.index(bundle.lead)].tolist()
-        return Scores(
-            t_ns=window.t_end_ns,
-            window_ns=bundle.window.window_ns,
-            labels=bundle.labels,
-            heads={
-                head: softmax(row, bundle.temperatures[head])
-                for head, row in zip(bundle.heads, logits, strict=True)
-            },
-            lead=bundle.lead,
-            valid_video=float(window.video_mask.mean()),
-            valid_audio=float(window.audio_mask.mean()),
-            face=window.face,
-            track=stream.track,
-            attributes=dict(zip(bundle.attributes, lead, strict=True)),
-        )
-
-
-def open_recognition(bundle: str | Path | None = None, engine: str = "auto") -> Recognition:
-    """A bundle (None: the one in the package) on an engine ("auto", "onnx", "openvino").
-
-    Raises BundleError or BackendError where a part cannot be had, ValueError for an unknown engine.
-    """
-    loaded = load_bundle(bundle)
-    choice = choose(loaded, engine)
-    return Recognition(loaded, choice.backend, choice.reason)
-
-
-class Stream:
-    """One camera with its microphone: a timeline, and a slot in the back end for its face."""
-
-    def __init__(
-        self, recognition: Recognition, epoch_ns: int = 0, *, has_video: bool = True, has_audio: bool = True
-    ) -> None:
-        self._recognition = recognition
-        self.timeline = Timeline(
-            recognition.bundle, epoch_ns=epoch_ns, has_video=has_video, has_audio=has_audio
-        )
-        self.slot = recognition.take_slot()
-        self.track = -1
-
-    @property
-    def video_bound_ns(self) -> int:
-        """See `Timeline`."""
-        return self.timeline.video_bound_ns
-
-    @property
-    def audio_bound_ns(self) -> int:
-        """See `Timeline`."""
-        return self.timeline.audio_bound_ns
-
-    @property
-    def counts(self) -> Counter[str]:
-        """What was late or lost, by cause (see `engine.lanes`)."""
-        return self.timeline.counts
-
-    def add_observation(self, observation: Observation) -> None:
-        """Take what one picture showed; ticks that close are encoded at once."""
-        self._encode(self.timeline.push_observation(observation))
-
-    def add_block(self, block: Block) -> None:
-        """Take sound, 16 kHz mono, in the order of time."""
-        self.timeline.push_block(block)
-
-    def advance_video(self, t_ns: int) -> None:
-        """No picture older than `t_ns` will come (`engine.window.UNBOUNDED_NS`: none at all)."""
-        self._encode(self.timeline.advance_video(t_ns))
-
-    def advance_audio(self, t_ns: int) -> None:
-        """No sound older than `t_ns` will come (`engine.window.UNBOUNDED_NS`: none at all)."""
-        self.timeline.advance_audio(t_ns)
-
-    def scores(self, end_ns: int) -> Scores:
-        """The scores of the window that ends with the last tick ended by `end_ns`.
-
-        Raises ValueError for an end before the epoch or before the last one asked for.
-        """
-        return self._recognition.scores([(self, end_ns)])[0]
-
-    def follow(self, track: int) -> None:
-        """Take note of a window's track (-1: none in view); another face starts with a fresh baseline."""
-        if track in (-1, self.track):
-            return
-        if self.track != -1:
-            self._recognition.backend.reset(self.slot)
-        self.track = track
-
-    def clear(self, epoch_ns: int | None = None) -> None:
-        """Forget pictures and sound, keep both baselines; time begins again, at `epoch_ns` if given."""
-        self.timeline.clear(epoch_ns)
-        self._recognition.backend.reset(self.slot, keep_baseline=True)
-
-    def close(self) -> None:
-        """Hand the slot back. The stream is of no use afterwards."""
-        self._recognition.give_slot(self.slot)
-
-    def _encode(self, released: Released) -> None:
-        self._recognition.observe([(self.slot, released)])
+__all__ = ["Recognition", "Recognizer", "Stream", "open_recognition", "softmax"]
 
 
 class Recognizer:
@@ -329,14 +173,6 @@ class Recognizer:
         if len(samples):
             self._stream.add_block(Block(t_ns=t_ns, seq=self._blocks, samples=samples))
             self._blocks += 1
-
-
-def softmax(logits: Float32, temperature: float = 1.0) -> Float32:
-    """(L,) logits to (L,) float32 probabilities; computed in double precision."""
-    scaled = logits.astype(np.float64) / temperature
-    powers = np.exp(scaled - scaled.max())
-    probabilities: NDArray[np.float64] = powers / powers.sum()
-    return probabilities.astype(np.float32)
 
 
 def _time(t_ns: int) -> int:

@@ -90,6 +90,10 @@ class Timeline:
         """No sound older than `t_ns` will come (UNBOUNDED_NS: none at all)."""
         self._sound.advance(t_ns)
 
+    def forgo(self, released: Released) -> None:
+        """Pairs that were returned, but will not be encoded, for want of time: their ticks are masked."""
+        self._video.forgo(released)
+
     def floor_ns(self, t_ns: int) -> int:
         """The last tick border not after `t_ns`."""
         return self._video.grid.start_ns(self._video.grid.cell(t_ns))

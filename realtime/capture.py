@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.errors import AbsentError
-from engine.types import Block, Frame
-from realtime.link import End, Endpoints, Opened, Sender, Start, Stats
+from engine.types import Block, Frame, Observation
+from realtime.link import Endpoints, Sender
+from realtime.messages import End, Opened, Routed, Start, Stats
 from realtime.parts import Kind, SourceSpec
 from realtime.sources.base import Idle, Item, Loss, Source, SourceInfo
 from realtime.worker import Edge, stand
@@ -34,6 +35,7 @@ LONGEST_FRAME_NS = 200_000_000
 class CaptureJob:
     """What one capture worker has to do.
 
+    stream: what it captures for.
     paced: False where media time is the clock; then nothing is dropped and a slow recogniser is waited for.
     fallback: opened instead of what does not exist.
     duration_ns: end so long after the epoch; None: at the source's own end.
@@ -41,6 +43,7 @@ class CaptureJob:
     """
 
     worker: str
+    stream: str
     endpoints: Endpoints
     sources: tuple[SourceSpec, ...]
     fallback: SourceSpec | None
@@ -74,7 +77,7 @@ def _capture(edge: Edge, job: CaptureJob) -> NoReturn:
         fell_back=bool(notes),
         notes=notes + finder_notes,
     )
-    run = _Run(edge, out, tracker, job.duration_ns, opened)
+    run = _Run(edge, out, job.stream, tracker, job.duration_ns, opened)
     if not live:
         # A file was opened to see what is in it; its clock starts with the run.
         run.announce()
@@ -151,6 +154,7 @@ class _Run:
 
     edge: Edge
     out: Sender
+    stream: str
     tracker: "FaceTracker | None"
     duration_ns: int | None
     opened: Opened | None
@@ -200,7 +204,7 @@ class _Run:
         """Say where the end is, and hand over what still waits."""
         self.announce()
         last_ns = self._last_ns if self.end_ns is None else min(self._last_ns, self.end_ns)
-        self.out.send(End(kinds, last_ns))
+        self._send(End(kinds, last_ns))
         while self.out.waiting:
             self.out.wait(WAIT_MS)
             self.edge.beat(self.stats)
@@ -212,22 +216,25 @@ class _Run:
         self._counts["finding_ns"] += time.perf_counter_ns() - begun
         self._counts["frames"] += 1
         self._counts["faces"] += observation.face is not None
-        self.out.send(observation)
+        self._send(observation)
         gap_ns = 0 if self._last_frame_ns is None else frame.t_ns - self._last_frame_ns
         self._last_frame_ns = frame.t_ns
         self._last_ns = max(self._last_ns, frame.t_ns + min(gap_ns, LONGEST_FRAME_NS))
 
     def _block(self, block: Block) -> None:
         self._counts["blocks"] += 1
-        self.out.send(block)
+        self._send(block)
         self._last_ns = max(self._last_ns, block.t_ns + len(block.samples) * NS // SOUND_HZ)
+
+    def _send(self, item: Observation | Block | End) -> None:
+        self.out.send(Routed(self.stream, item))
 
     def _make_room(self) -> None:
         while self.out.keep_all and self.out.full:
             self.out.wait(WAIT_MS)
             self.edge.beat(self.stats)
 
-    def stats(self, elapsed_s: float) -> Stats:
+    def stats(self, elapsed_s: float) -> tuple[Stats, ...]:
         """What happened since they were last given, in `elapsed_s` seconds; drops since the start."""
         counts, self._counts = self._counts, Counter()
         drops = {cause: count for cause, count in self.drops.items() if count}
@@ -239,7 +246,7 @@ class _Run:
             rates["frames_hz"] = frames / elapsed_s
             rates["faces"] = counts["faces"] / max(frames, 1)
             rates["finding_ms"] = counts["finding_ns"] / max(frames, 1) / 1e6
-        return Stats(self.edge.name, os.getpid(), drops, rates)
+        return (Stats(self.edge.name, os.getpid(), drops, rates, self.stream),)
 
 
 def _in_order(sources: Sequence[Source]) -> Iterator[Item]:

@@ -19,6 +19,7 @@ from engine.errors import De3Error
 
 ENGINES = ("auto", "onnx", "openvino")
 DEFAULT_BIND = "tcp://127.0.0.1:5560"
+DEFAULT_STREAM = "main"
 
 
 class Exit(enum.IntEnum):
@@ -44,25 +45,44 @@ class UsageError(De3Error):
     """A flag or a key of the configuration file is wrong."""
 
 
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+Words = str | tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamConfig:
+    """One camera with its microphone: its name on the feed, and a word for each as in `Config`.
+
+    alone: it is the only one, and so what nobody named (the default microphone, say) is for it.
+    """
+
+    name: str
+    camera: str | None
+    mic: str | None
+    alone: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One run. Each field is a flag of the same name, and a key of the TOML file.
 
-    camera: number, name, URL, file, "demo" or "none"; None: the first camera, else the demo.
+    camera: number, name, URL, file, "demo" or "none"; None: the first camera, else the demo. Several streams:
+        one "NAME=WORD" each.
     mic: number, name, file, "default" or "none"; None: the sound of `camera` where that is a file, a URL or
-        the demo, else the default microphone where there is one.
+        the demo, else the default microphone where there is one. "NAME=WORD": for that stream; else for the
+        first one ("none": for all). Of several streams those with a device have no sound unless it is named.
     rate: scores a second. max_wait: milliseconds that a window waits for late data.
     duration: seconds; None: until the media ends or Ctrl-C.
     """
 
-    camera: str | None = None
-    mic: str | None = None
+    camera: Words = None
+    mic: Words = None
     rate: float = 5.0
     max_wait: float = 80.0
     bundle: Path | None = None
     engine: str = "auto"
     bind: str = DEFAULT_BIND
-    stream: str = "main"
+    stream: str = DEFAULT_STREAM
     pace: bool = True
     duration: float | None = None
     out: Path | None = None
@@ -82,26 +102,77 @@ class Config:
             raise UsageError(f"--duration must be above 0 seconds, not {self.duration:g}.")
         if self.engine not in ENGINES:
             raise UsageError(f"--engine must be one of {', '.join(ENGINES)}, not {self.engine!r}.")
-        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.stream):
+        if not _NAME.fullmatch(self.stream):
             raise UsageError(f"--stream takes 1 to 64 of A-Z a-z 0-9 . _ and -, not {self.stream!r}.")
         if self.out is not None and self.out.suffix not in (".jsonl", ".csv"):
             raise UsageError(f"--out must end in .jsonl or .csv, not {self.out.name!r}.")
-        if self.camera == "none" and self.mic == "none":
-            raise UsageError("With --camera none and --mic none there is nothing to look at or listen to.")
-        if not self.pace:
-            self._check_no_pace()
+        for stream in self.streams:
+            silent = stream.mic == "none" or (stream.mic is None and not stream.alone)
+            if stream.camera == "none" and silent:
+                raise UsageError(
+                    "With --camera none and --mic none there is nothing to look at or listen to."
+                )
+            if not self.pace:
+                _check_no_pace(stream)
 
     @property
     def rate_hz(self) -> Fraction:
         """Scores a second, exactly as written in decimals."""
         return Fraction(str(self.rate))
 
-    def _check_no_pace(self) -> None:
-        for flag, spec in (("--camera", self.camera), ("--mic", self.mic)):
-            if spec not in (None, "none", "demo") and not Path(str(spec)).is_file():
-                raise UsageError(f"--no-pace takes media files (or the demo); {flag} {spec} is not a file.")
-        if self.camera in (None, "none") and self.mic in (None, "none"):
-            raise UsageError("--no-pace takes media files: name one with --camera or --mic.")
+    def out_of(self, stream: str) -> Path | None:
+        """Where a stream's messages are written: one of several has its name before the suffix."""
+        if self.out is None or len(self.streams) == 1:
+            return self.out
+        return self.out.with_name(f"{self.out.stem}.{stream}{self.out.suffix}")
+
+    @property
+    def streams(self) -> tuple[StreamConfig, ...]:
+        """The streams in the order of their cameras. Raises UsageError where words do not fit together."""
+        cameras = _named("--camera", self.camera, self.stream)
+        if self.stream not in (DEFAULT_STREAM, *cameras):
+            raise UsageError("--stream names the one stream of a run; here --camera NAME=... does.")
+        mics = _named("--mic", self.mic, "")
+        plain = mics.pop("", None)
+        for name in mics:
+            if name not in cameras:
+                raise UsageError(
+                    f"--mic {name}=...: there is no camera of that name, only {', '.join(cameras)}."
+                )
+        first = next(iter(cameras))
+        if plain is not None and first in mics:
+            raise UsageError(f"--mic {plain} and --mic {first}={mics[first]}: the stream {first} has one.")
+        if plain is not None:
+            mics |= {name: plain for name in (cameras if plain == "none" else [first]) if name not in mics}
+        return tuple(
+            StreamConfig(name, camera, mics.get(name), len(cameras) == 1) for name, camera in cameras.items()
+        )
+
+
+def _named(flag: str, words: Words, plain: str) -> dict[str, str | None]:
+    """Words by the name before their "="; the one without a name stands under `plain`.
+
+    What names a file is a file, whatever its name looks like.
+    """
+    found: dict[str, str | None] = {}
+    given: tuple[str | None, ...] = words if isinstance(words, tuple) else (words,)
+    for word in given:
+        name, mark, rest = (word or "").partition("=")
+        named = bool(mark) and _NAME.fullmatch(name) is not None and not Path(word or "").is_file()
+        key = name if named else plain
+        if key in found:
+            what = f"the name {key} twice" if named else "more than one without a name"
+            raise UsageError(f"{flag} has {what}: several streams are told apart as {flag} NAME=...")
+        found[key] = rest if named else word
+    return found
+
+
+def _check_no_pace(stream: StreamConfig) -> None:
+    for flag, spec in (("--camera", stream.camera), ("--mic", stream.mic)):
+        if spec not in (None, "none", "demo") and not Path(str(spec)).is_file():
+            raise UsageError(f"--no-pace takes media files (or the demo); {flag} {spec} is not a file.")
+    if stream.camera in (None, "none") and stream.mic in (None, "none"):
+        raise UsageError("--no-pace takes media files: name one with --camera or --mic.")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -115,9 +186,11 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = made.add_argument
-    add("--camera", metavar="INDEX|NAME|URL|FILE|demo|none", help="what to look at")
-    mic_help = "what to listen to (of a file: its own sound)"
-    add("--mic", nargs="?", const="default", metavar="INDEX|NAME|FILE|default|none", help=mic_help)
+    camera_help = "what to look at; several: --camera STREAM=... for each"
+    add("--camera", action="append", metavar="INDEX|NAME|URL|FILE|demo|none", help=camera_help)
+    mic_help = "what to listen to (of a file: its own sound); of several: --mic STREAM=..."
+    mic_words = "INDEX|NAME|FILE|default|none"
+    add("--mic", action="append", nargs="?", const="default", metavar=mic_words, help=mic_help)
     add("--list-devices", action="store_true", help="list cameras and microphones, and end")
     add("--rate", type=float, metavar="HZ", help="scores a second (5)")
     add("--max-wait", type=float, metavar="MS", help="how long a window waits for late data (80)")
@@ -164,6 +237,8 @@ def read_command(arguments: Sequence[str]) -> Command:
     given = vars(parser().parse_args(arguments))
     list_devices, version = given.pop("list_devices", False), given.pop("version", False)
     path = given.pop("config", None)
+    for key in given.keys() & {"camera", "mic"}:
+        given[key] = _words(given[key])
     if list_devices or version:
         return Command(list_devices, version, Config())
     merged = (read_toml(path) if path is not None else {}) | given
@@ -195,7 +270,13 @@ def _fields(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     return found
 
 
+def _words(words: Sequence[str]) -> Words:
+    return words[0] if len(words) == 1 else tuple(words)
+
+
 def _value(name: str, value: Any, where: str) -> Any:
+    if name in ("camera", "mic") and isinstance(value, list) and value:
+        return _words([_value(name, each, where) for each in value])
     if name in ("pace", "offline", "log_json", "debug"):
         if not isinstance(value, bool):
             raise UsageError(f"{where} must be true or false, not {value!r}.")

@@ -1,9 +1,9 @@
-"""Between processes: the messages of workers and main process, and the sockets that carry them.
+"""Between processes: the sockets that carry their messages.
 
-Two links: `observe` (sources to recogniser: observations, blocks, ends) and `report` (every worker to the
-main process: heartbeats, notes, scores). Both are ZeroMQ PUSH/PULL in a private directory, so a process that
-dies leaves nothing broken and its successor is found again by itself. This file knows nothing about cameras,
-models or supervision. Data leaves it as the frozen classes below and those of `engine.types`.
+Two links, `observe` (sources to recogniser) and `report` (every worker to the main process), both ZeroMQ
+PUSH/PULL in a private directory, so a process that dies leaves nothing broken and its successor is found
+again by itself. This file knows nothing about cameras, models or supervision. Data leaves it as the messages
+of `realtime.messages`.
 """
 
 import contextlib
@@ -13,228 +13,18 @@ import socket
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgpack
-import numpy as np
 import zmq
 
-from engine.types import Block, Face, Float32, Observation, Scores, UInt8
+from realtime.messages import Message, decode, encode, passes
 
 QUEUE_MESSAGES = 64
 SOCKET_MESSAGES = 16
 RECONNECT_MS = 20
 LONGEST_IPC_PATH = 100
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """A source is at its end: everything up to `t_ns` has been sent. `kinds` are "video", "audio"."""
-
-    kinds: tuple[str, ...]
-    t_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """Sent twice a second from a worker's own loop."""
-
-    worker: str
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A source is open. `notes` are lines for the user (which face finder, and why).
-
-    live: a device or a live URL, whose time passes whether or not the run has begun.
-    fell_back: it is not what was looked for, which does not exist.
-    """
-
-    worker: str
-    pid: int
-    name: str
-    has_video: bool
-    has_audio: bool
-    live: bool
-    fell_back: bool
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The recogniser can score. `model` is the bundle's digest, `engine` says which was chosen, and why."""
-
-    worker: str
-    pid: int
-    model: str
-    engine: str
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A worker ends because it must. `cause` is one of `CAUSES`, `text` a sentence for the user."""
-
-    worker: str
-    cause: str
-    text: str
-    trace: str = ""
-
-
-CAUSES = ("usage", "source", "bundle", "crash")
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A line for the log. `level` is "info" or "warning"."""
-
-    worker: str
-    level: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What a worker counted since it started. `drops` are by cause, `rates` per second or shares."""
-
-    worker: str
-    pid: int
-    drops: dict[str, int]
-    rates: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The worker has sent everything it had and ends in good order."""
-
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """Scores of one window with the times at which they came about.
-
-    capture_ns: age of the newest observation (or block) when it reached the recogniser.
-    due_ns, done_ns: monotonic times at which the window was complete and scored.
-    All three are 0 where media time is the clock.
-    """
-
-    scores: Scores
-    capture_ns: int
-    due_ns: int
-    done_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """From the main process: begin. Sent again, with the same epoch, when what is expected changes.
-
-    epoch_ns: time of tick 0 of the stream; the anchor of a paced media file; 0 where media time is the clock.
-    has_video, has_audio: what the recogniser waits for before a window is complete.
-    live: False where media time is the clock, nothing is dropped and nothing is waited for by the clock.
-    """
-
-    epoch_ns: int
-    has_video: bool
-    has_audio: bool
-    live: bool
-
-
-Plain = Start | End | Heartbeat | Opened | Ready | Failed | Note | Stats | Finished
-Message = Plain | Observation | Block | Scored
-
-_PLAIN: tuple[type[Any], ...] = (Start, End, Heartbeat, Opened, Ready, Failed, Note, Stats, Finished)
-_PASSING = (Observation, Block, Scored, Heartbeat, Stats, Note)
-_OBSERVATION, _BLOCK, _SCORED = 100, 101, 102
-
-
-def encode(message: Message) -> bytes:
-    """One message as msgpack bytes; pictures and sound travel as they lie in memory."""
-    if isinstance(message, Observation):
-        body: tuple[Any, ...] = (_OBSERVATION, message.t_ns, message.seq, _face_out(message.face))
-    elif isinstance(message, Block):
-        body = (_BLOCK, message.t_ns, message.seq, message.samples.tobytes())
-    elif isinstance(message, Scored):
-        body = (_SCORED, _scores_out(message.scores), message.capture_ns, message.due_ns, message.done_ns)
-    else:
-        body = (_PLAIN.index(type(message)), *astuple(message))
-    packed: bytes = msgpack.packb(body)
-    return packed
-
-
-def decode(data: bytes) -> Message:
-    """The inverse of `encode`; arrays are read-only views of `data`."""
-    code, *body = msgpack.unpackb(data, use_list=False, strict_map_key=False)
-    if code == _OBSERVATION:
-        t_ns, seq, face = body
-        return Observation(t_ns=t_ns, seq=seq, face=_face_in(face))
-    if code == _BLOCK:
-        t_ns, seq, samples = body
-        return Block(t_ns=t_ns, seq=seq, samples=np.frombuffer(samples, np.float32))
-    if code == _SCORED:
-        scores, *times = body
-        return Scored(_scores_in(scores), *times)
-    message: Message = _PLAIN[code](*body)
-    return message
-
-
-def _face_out(face: Face | None) -> tuple[Any, ...] | None:
-    if face is None:
-        return None
-    previous = None if face.gap_ns == 0 else face.previous.tobytes()
-    return (
-        face.crop.shape,
-        face.crop.tobytes(),
-        previous,
-        face.gap_ns,
-        face.box,
-        face.confidence,
-        face.track,
-    )
-
-
-def _face_in(body: tuple[Any, ...] | None) -> Face | None:
-    if body is None:
-        return None
-    shape, crop_bytes, previous_bytes, gap_ns, box, confidence, track = body
-    crop: UInt8 = np.frombuffer(crop_bytes, np.uint8).reshape(shape)
-    previous = crop if previous_bytes is None else np.frombuffer(previous_bytes, np.uint8).reshape(shape)
-    return Face(crop=crop, previous=previous, gap_ns=gap_ns, box=box, confidence=confidence, track=track)
-
-
-def _scores_out(scores: Scores) -> tuple[Any, ...]:
-    heads = {name: values.astype(np.float32).tobytes() for name, values in scores.heads.items()}
-    return (
-        scores.t_ns,
-        scores.window_ns,
-        scores.labels,
-        heads,
-        scores.lead,
-        scores.valid_video,
-        scores.valid_audio,
-        scores.face,
-        scores.track,
-        scores.attributes,
-    )
-
-
-def _scores_in(body: tuple[Any, ...]) -> Scores:
-    t_ns, window_ns, labels, heads, lead, valid_video, valid_audio, face, track, attributes = body
-    arrays: dict[str, Float32] = {name: np.frombuffer(values, np.float32) for name, values in heads.items()}
-    return Scores(
-        t_ns=t_ns,
-        window_ns=window_ns,
-        labels=labels,
-        heads=arrays,
-        lead=lead,
-        valid_video=valid_video,
-        valid_audio=valid_audio,
-        face=face,
-        track=track,
-        attributes=attributes,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +119,7 @@ class Sender:
 
     def send(self, message: Message) -> None:
         """Queue one message and hand over as many as the receiver takes."""
-        self._queue.append((isinstance(message, _PASSING), encode(message)))
+        self._queue.append((passes(message), encode(message)))
         self.pump()
         if not self.keep_all and len(self._queue) > self.capacity:
             self._drop_oldest()

@@ -1,4 +1,4 @@
-"""What a run tells the world: scores become emotion messages, the workers' counts a status once a second.
+"""What a stream tells the world: scores become emotion messages, the workers' counts a status once a second.
 
 It knows nothing about processes or sources. Data leaves it to the feed, and to the record and the live view
 where there are such.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from realtime.feed import Publisher
-from realtime.link import Scored, Stats
+from realtime.messages import Scored, Stats
 from realtime.record import Recorder
 from realtime.wire import Emotion, Status, emotion_message
 
@@ -24,7 +24,7 @@ RECENT = 256
 
 @dataclass(slots=True)
 class Condition:
-    """How the run is doing, as the session sees it; the outlet only reads it.
+    """How a stream is doing, as the session sees it; the outlet only reads it.
 
     picture, sound: what is open. missing: "video", "audio" where expected and not there. stats: the workers'
     newest, by name. live: False where media time is the clock.
@@ -138,6 +138,7 @@ class Outlet:
             source={"camera": condition.picture, "microphone": condition.sound},
             face_share=round(condition.rate("faces"), 3),
             engine=condition.engine,
+            overload=round(condition.rate("overload"), 3),
             cpu=dict(self._cpu(condition, elapsed_s)),
         )
 

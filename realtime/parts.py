@@ -6,10 +6,10 @@ or processes. Data leaves it as `Part`s.
 
 import enum
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from realtime.config import Config
+from realtime.config import Config, StreamConfig
 
 
 class Kind(enum.Enum):
@@ -19,6 +19,9 @@ class Kind(enum.Enum):
     MICROPHONE = "microphone"
     MEDIA = "media"
     DEMO = "demo"
+
+
+_DEVICES = (Kind.CAMERA, Kind.MICROPHONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +41,13 @@ class SourceSpec:
 class Part:
     """One capture worker.
 
+    stream: what it captures for.
     asked: the user named it, so its absence is an error.
     fallback: what it opens where what it should open does not exist.
     """
 
     worker: str
+    stream: str
     sources: tuple[SourceSpec, ...]
     asked: bool
     fallback: SourceSpec | None = None
@@ -50,6 +55,11 @@ class Part:
     def wants(self, kind: str) -> bool:
         """Whether "video" or "audio" is wanted of it."""
         return any(getattr(source, kind) for source in self.sources)
+
+    @property
+    def may_return(self) -> bool:
+        """Whether what cannot be opened now may be there in a moment: a device or a URL, but no file."""
+        return any(source.kind in _DEVICES or "://" in (source.spec or "") for source in self.sources)
 
 
 def kind_of(spec: str, device: Kind) -> Kind:
@@ -64,53 +74,56 @@ def kind_of(spec: str, device: Kind) -> Kind:
 
 
 def parts(config: Config) -> tuple[Part, ...]:
-    """The capture workers of a run.
+    """The capture workers of a run, named after what they open; of several streams, after those too."""
+    return tuple(part for stream in config.streams for part in _parts(stream, config.pace))
+
+
+def _parts(stream: StreamConfig, pace: bool) -> tuple[Part, ...]:
+    """The capture workers of a stream.
 
     A file, URL or the demo gives picture and sound from one worker; so do two files without pacing, whose
     items must come in one order of time. All else has a worker of its own.
     """
-    picture = _picture(config)
-    own_sound = picture is not None and picture.kind is not Kind.CAMERA and config.mic is None
+    picture = _picture(stream)
+    own_sound = picture is not None and picture.kind is not Kind.CAMERA and stream.mic is None
     if picture is not None and own_sound:
-        return (Part(worker=_name(picture), sources=(_with_sound(picture),), asked=True),)
-    sound = _sound(config)
+        return (_part(stream, _name(picture), replace(picture, audio=True)),)
+    sound = _sound(stream)
     if picture is None or sound is None:
         only = picture or sound
         assert only is not None
-        return (_part(config, _name(only), only),)
-    if not config.pace:
-        return (Part(worker="media", sources=(picture, sound), asked=True),)
+        return (_part(stream, _name(only), only),)
+    if not pace:
+        return (_part(stream, "media", picture, sound),)
     names = (_name(picture), _name(sound) if sound.kind is Kind.MICROPHONE else "sound")
-    return tuple(_part(config, name, source) for name, source in zip(names, (picture, sound), strict=True))
+    return tuple(_part(stream, name, source) for name, source in zip(names, (picture, sound), strict=True))
 
 
-def _picture(config: Config) -> SourceSpec | None:
-    if config.camera == "none":
+def _picture(stream: StreamConfig) -> SourceSpec | None:
+    if stream.camera == "none":
         return None
-    kind = Kind.CAMERA if config.camera is None else kind_of(config.camera, Kind.CAMERA)
-    return SourceSpec(kind=kind, spec=config.camera, video=True, audio=False)
+    kind = Kind.CAMERA if stream.camera is None else kind_of(stream.camera, Kind.CAMERA)
+    return SourceSpec(kind=kind, spec=stream.camera, video=True, audio=False)
 
 
-def _with_sound(source: SourceSpec) -> SourceSpec:
-    return SourceSpec(kind=source.kind, spec=source.spec, video=True, audio=True)
-
-
-def _sound(config: Config) -> SourceSpec | None:
-    if config.mic == "none":
+def _sound(stream: StreamConfig) -> SourceSpec | None:
+    if stream.mic == "none" or (stream.mic is None and not stream.alone):
         return None
-    if config.mic in (None, "default"):
+    if stream.mic in (None, "default"):
         return SourceSpec(kind=Kind.MICROPHONE, spec=None, video=False, audio=True)
-    kind = kind_of(config.mic, Kind.MICROPHONE)
-    return SourceSpec(kind=kind, spec=config.mic, video=False, audio=True)
+    kind = kind_of(stream.mic, Kind.MICROPHONE)
+    return SourceSpec(kind=kind, spec=stream.mic, video=False, audio=True)
 
 
-def _part(config: Config, name: str, source: SourceSpec) -> Part:
+def _part(stream: StreamConfig, name: str, *sources: SourceSpec) -> Part:
     """The demo stands in for a camera that nobody named, with its own voice unless another is wanted."""
-    if source.video and config.camera is None:
-        demo = SourceSpec(kind=Kind.DEMO, spec=None, video=True, audio=config.mic is None)
-        return Part(worker=name, sources=(source,), asked=False, fallback=demo)
-    asked = source.video or config.mic is not None or config.camera == "none"
-    return Part(worker=name, sources=(source,), asked=asked)
+    worker = name if stream.alone else f"{stream.name}/{name}"
+    video = any(source.video for source in sources)
+    if video and stream.camera is None:
+        demo = SourceSpec(kind=Kind.DEMO, spec=None, video=True, audio=stream.mic is None)
+        return Part(worker=worker, stream=stream.name, sources=sources, asked=False, fallback=demo)
+    asked = video or stream.mic is not None or stream.camera == "none"
+    return Part(worker=worker, stream=stream.name, sources=sources, asked=asked)
 
 
 def _name(source: SourceSpec) -> str:

@@ -1,13 +1,12 @@
 """The recogniser worker: observations and blocks in, scores of the windows that are due out.
 
-It loads the model and turns the loop round `realtime.scoring`; it knows nothing about devices, files or the
-feed. Data leaves it as `Scored` messages to the main process. The main process imports this file to start the
-worker, so what is heavy is imported in the worker alone.
+It serves all streams of a run: it loads the model and turns the loop round `realtime.streams`. It knows
+nothing about devices, files or the feed. Data leaves it as `Scored` messages to the main process. The main
+process imports this file to start the worker, so what is heavy is imported in the worker alone.
 """
 
 import os
 import time
-from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing.connection import Connection
@@ -16,12 +15,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import zmq
 
-from realtime.link import QUEUE_MESSAGES, Endpoints, Message, Ready, Receiver, Stats
+from realtime.link import QUEUE_MESSAGES, Endpoints, Receiver
+from realtime.messages import Finished, Message, Ready, Routed, Start, Stats
 from realtime.schedule import Schedule
 from realtime.worker import Edge, stand
 
 if TYPE_CHECKING:
-    from realtime.scoring import Recogniser
+    from engine.streams import Recognition
+    from realtime.streams import Streams
 
 MS = 1_000_000
 WAIT_MS = 250
@@ -33,6 +34,7 @@ class RecogniseJob:
     """What the recogniser worker has to do. max_wait_ns: see `Schedule`; used where the run is live."""
 
     endpoints: Endpoints
+    streams: tuple[str, ...]
     bundle: Path | None
     engine: str
     rate_hz: Fraction
@@ -48,8 +50,7 @@ def recognise_main(job: RecogniseJob, pipe: "Connection[Any, Any]") -> None:
 def _recognise(edge: Edge, job: RecogniseJob) -> NoReturn:
     from engine.backends import choose
     from engine.bundle import load_bundle
-    from engine.recognizer import Recognition, Stream
-    from realtime.scoring import Recogniser
+    from engine.streams import Recognition
 
     bundle = load_bundle(job.bundle)
     choice = choose(bundle, job.engine)
@@ -57,55 +58,78 @@ def _recognise(edge: Edge, job: RecogniseJob) -> NoReturn:
     recognition.warm_up()
     inbox = Receiver.bind(edge.context, job.endpoints.observe)
     edge.report(Ready(RECOGNISER, os.getpid(), bundle.digest, choice.reason))
-    start = edge.await_start()
-    schedule = Schedule(
-        epoch_ns=start.epoch_ns,
-        tick_hz=bundle.window.tick_hz,
-        rate_hz=min(job.rate_hz, Fraction(bundle.window.tick_hz)),
-        max_wait_ns=job.max_wait_ns if start.live else None,
-    )
-    if start.live:
-        schedule.begin(time.monotonic_ns())
-    recogniser = Recogniser(Stream(recognition, start.epoch_ns), schedule, start.live)
-    recogniser.expect(video=start.has_video, audio=start.has_audio)
-    _turn(edge, inbox, recogniser)
+    starts: dict[str, Start] = {}
+    while len(starts) < len(job.streams):
+        start = edge.await_start()
+        starts[start.stream] = start
+    _turn(edge, inbox, _streams(recognition, job, starts))
 
 
-def _turn(edge: Edge, inbox: Receiver, recogniser: "Recogniser") -> NoReturn:
+def _streams(recognition: "Recognition", job: RecogniseJob, starts: "dict[str, Start]") -> "Streams":
+    from engine.streams import Stream
+    from realtime.scoring import Recogniser
+    from realtime.streams import Pace, Streams
+
+    tick_hz = recognition.bundle.window.tick_hz
+    recognisers = {}
+    for name in job.streams:
+        start = starts[name]
+        schedule = Schedule(
+            epoch_ns=start.epoch_ns,
+            tick_hz=tick_hz,
+            rate_hz=min(job.rate_hz, Fraction(tick_hz)),
+            max_wait_ns=job.max_wait_ns if start.live else None,
+        )
+        if start.live:
+            schedule.begin(time.monotonic_ns())
+        stream = Stream(recognition, start.epoch_ns, at_once=not start.live)
+        recognisers[name] = Recogniser(stream, schedule, start.live, name)
+        recognisers[name].expect(video=start.has_video, audio=start.has_audio)
+    begun_ns = time.perf_counter_ns()
+    recognition.warm_up()  # a face and a window take no longer than this
+    return Streams(recognition, recognisers, job.live, faces=Pace(time.perf_counter_ns() - begun_ns))
+
+
+def _turn(edge: Edge, inbox: Receiver, streams: "Streams") -> NoReturn:
     """The worker's loop: wait for messages, take them, score what is due; until everything has ended."""
-    counts: Counter[str] = Counter()
     poller = zmq.Poller()
     poller.register(inbox.socket, zmq.POLLIN)
     if os.name != "nt":
         poller.register(edge.pipe.fileno(), zmq.POLLIN)
 
-    def stats(elapsed_s: float) -> Stats:
-        return _stats(edge, recogniser, counts, elapsed_s)
+    def stats(elapsed_s: float) -> list[Stats]:
+        return _stats(edge, streams, elapsed_s)
 
     def beat() -> None:
         start = edge.beat(stats)
         if start is not None:
+            recogniser = streams.recognisers[start.stream]
             recogniser.expect(video=start.has_video, audio=start.has_audio)
 
     def take(message: Message) -> None:
-        recogniser.take(message, time.monotonic_ns())
-        beat()  # where one face takes a tenth of a second, a full queue takes longer than silence may last
+        assert isinstance(message, Routed)
+        streams.take(message, time.monotonic_ns())
+        beat()
 
     # Without a clock each message is followed by what it makes due: so batches, and with them the last bits
     # of every score, never depend on how fast messages come.
-    limit = QUEUE_MESSAGES if recogniser.live else 1
-    while not recogniser.ended:
-        poller.poll(_timeout_ms(recogniser.schedule.wake_ns()))
+    limit = QUEUE_MESSAGES * len(streams.recognisers) if streams.live else 1
+    while not streams.ended:
+        poller.poll(_timeout_ms(streams.wake_ns()))
         inbox.drain(take, limit)
+        streams.encode()
         beat()
         due_ns = time.monotonic_ns()
-        for end_ns in recogniser.due(due_ns):
-            edge.report(recogniser.score(end_ns, due_ns))
-            counts["windows"] += 1
+        for batch in streams.due(due_ns):
+            for scored in streams.score(batch, due_ns):
+                edge.report(scored)
             while edge.reports.keep_all and edge.reports.full:
                 edge.reports.wait(WAIT_MS)
                 beat()
             beat()
+        for name in streams.newly_over():
+            edge.give(stats)  # what was lost at the very end counts too
+            edge.report(Finished(RECOGNISER, name))
     edge.finish(stats)
 
 
@@ -115,10 +139,16 @@ def _timeout_ms(wake_ns: int | None) -> int:
     return min(max(-((time.monotonic_ns() - wake_ns) // MS), 0), WAIT_MS)
 
 
-def _stats(edge: Edge, recogniser: "Recogniser", counts: Counter[str], elapsed_s: float) -> Stats:
-    windows = counts.pop("windows", 0)
-    drops = {cause.replace("_", " "): count for cause, count in recogniser.stream.counts.items() if count}
-    if recogniser.schedule.skipped:
-        drops["skipped window"] = recogniser.schedule.skipped
-    rates = {"scores_hz": windows / elapsed_s, "cpu": edge.cpu_share(elapsed_s)}
-    return Stats(edge.name, os.getpid(), drops, rates)
+def _stats(edge: Edge, streams: "Streams", elapsed_s: float) -> list[Stats]:
+    """One for each stream; the worker's own share of a core stands in each of them."""
+    cpu = edge.cpu_share(elapsed_s)
+    found = []
+    for name, recogniser in streams.recognisers.items():
+        windows, skipped = streams.counted(name)
+        drops = {cause.replace("_", " "): count for cause, count in recogniser.stream.counts.items() if count}
+        if recogniser.schedule.skipped:
+            drops["skipped window"] = recogniser.schedule.skipped
+        overload = skipped / max(windows + skipped, 1)
+        rates = {"scores_hz": windows / elapsed_s, "overload": overload, "cpu": cpu}
+        found.append(Stats(edge.name, os.getpid(), drops, rates, name))
+    return found

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from realtime.config import Config, Exit, UsageError, read_command
@@ -72,14 +72,19 @@ def _run_session(config: Config, lines: "Lines", stop: threading.Event) -> Exit:
         os.environ.setdefault(name, "1")
     with contextlib.ExitStack() as stack:
         publisher = stack.enter_context(Publisher(config.bind))
-        recorder = None if config.out is None else stack.enter_context(Recorder(config.out))
+        outlets = {}
+        for name in (stream.name for stream in config.streams):
+            out = config.out_of(name)
+            recorder = None if out is None else stack.enter_context(Recorder(out))
+            outlets[name] = Outlet(name, publisher, recorder)
         endpoints = stack.enter_context(private_endpoints())
-        session = Session(config, endpoints, Outlet(config.stream, publisher, recorder), lines, stop)
-        text = f"de3-live {_version()}; feed: {publisher.endpoint}, stream {config.stream}"
-        lines.info(text, version=_version(), feed=publisher.endpoint, stream=config.stream)
+        session = Session(config, endpoints, outlets, lines, stop)
+        names = ", ".join(outlets)
+        text = f"de3-live {_version()}; feed: {publisher.endpoint}, stream{'s' * (len(outlets) > 1)} {names}"
+        lines.info(text, version=_version(), feed=publisher.endpoint, stream=names)
         session.spawn(parts(config))
         if sys.stdout.isatty() and not config.log_json:
-            stack.enter_context(_view(session.outlet, lines))
+            stack.enter_context(_view(outlets.values(), lines))
         status = session.run()
     _say_summary(session, lines)
     return status
@@ -99,7 +104,7 @@ def _interrupts() -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def _view(outlet: "Outlet", lines: "Lines") -> Iterator[None]:
+def _view(outlets: "Iterable[Outlet]", lines: "Lines") -> Iterator[None]:
     """The live view, where the terminal can redraw; lines are written above it."""
     from realtime.view import View
 
@@ -107,24 +112,30 @@ def _view(outlet: "Outlet", lines: "Lines") -> Iterator[None]:
         yield
         return
     with View() as view:
-        outlet.view, lines.above = view, view.say
+        lines.above = view.say
+        for outlet in outlets:
+            outlet.view = view
         try:
             yield
         finally:
-            outlet.view = lines.above = None
+            lines.above = None
+            for outlet in outlets:
+                outlet.view = None
 
 
 def _say_summary(session: "Session", lines: "Lines") -> None:
     if not session.started:
         return
-    outlet, drops = session.outlet, session.condition.drops
-    text = f"ended: {outlet.windows} windows"
-    latencies_ms = outlet.latencies_ms()
-    if latencies_ms:
-        text += ", latency " + ", ".join(f"{name} {ms:.0f} ms" for name, ms in latencies_ms.items())
-    lost = ", ".join(f"{count} {cause}" for cause, count in sorted(drops.items()))
-    text += f"; lost: {lost}" if lost else "; nothing lost"
-    lines.info(text, windows=outlet.windows, latency_ms=latencies_ms, drops=drops)
+    for stream in session.streams.values():
+        outlet, drops = stream.outlet, stream.condition.drops
+        text = "ended: " if len(session.streams) == 1 else f"{stream.name} ended: "
+        text += f"{outlet.windows} windows"
+        latencies_ms = outlet.latencies_ms()
+        if latencies_ms:
+            text += ", latency " + ", ".join(f"{name} {ms:.0f} ms" for name, ms in latencies_ms.items())
+        lost = ", ".join(f"{count} {cause}" for cause, count in sorted(drops.items()))
+        text += f"; lost: {lost}" if lost else "; nothing lost"
+        lines.info(text, windows=outlet.windows, latency_ms=latencies_ms, drops=drops, stream=stream.name)
 
 
 def _version() -> str:

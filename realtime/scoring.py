@@ -1,4 +1,4 @@
-"""The recogniser without its process: messages in, due windows out, one stream.
+"""One stream of the recogniser, without its process: messages in, due windows out.
 
 Takes messages and times as arguments; it knows nothing about sockets, devices or the feed. Data leaves it as
 `Scored` messages.
@@ -7,10 +7,11 @@ Takes messages and times as arguments; it knows nothing about sockets, devices o
 import time
 from dataclasses import dataclass
 
-from engine.recognizer import Stream
-from engine.types import Block, Observation
+from engine.streams import Stream
+from engine.types import Block, Observation, Scores
 from engine.window import UNBOUNDED_NS
-from realtime.link import End, Message, Scored
+from realtime.config import DEFAULT_STREAM
+from realtime.messages import End, Scored
 from realtime.schedule import Schedule
 
 NS = 1_000_000_000
@@ -31,6 +32,7 @@ class Recogniser:
     stream: Stream
     schedule: Schedule
     live: bool
+    name: str = DEFAULT_STREAM
     _last_ns: int = 0
     _video_delay_ns: int | None = None
     _audio_delay_ns: int = 0
@@ -42,7 +44,7 @@ class Recogniser:
         if not audio:
             self.stream.advance_audio(UNBOUNDED_NS)
 
-    def take(self, message: Message, now_ns: int) -> None:
+    def take(self, message: Observation | Block | End, now_ns: int) -> None:
         """One message of the `observe` link, at its arrival."""
         if isinstance(message, Observation):
             self.stream.add_observation(message)
@@ -55,7 +57,6 @@ class Recogniser:
             if not self.live:
                 self.stream.advance_video(message.t_ns - ORDER_SLACK_NS)
         else:
-            assert isinstance(message, End)
             self._last_ns = max(self._last_ns, message.t_ns)
             self.expect(video="video" not in message.kinds, audio="audio" not in message.kinds)
 
@@ -72,11 +73,14 @@ class Recogniser:
 
     def score(self, end_ns: int, due_ns: int) -> Scored:
         """The scores of the window that ends at `end_ns`, which was found due at `due_ns`."""
-        scores = self.stream.scores(end_ns)
+        return self.scored(self.stream.scores(end_ns), due_ns)
+
+    def scored(self, scores: Scores, due_ns: int) -> Scored:
+        """The scores of a window, which was found due at `due_ns`, as a message."""
         if not self.live:
-            return Scored(scores, 0, 0, 0)
+            return Scored(scores, 0, 0, 0, self.name)
         delay_ns = self._audio_delay_ns if self._video_delay_ns is None else self._video_delay_ns
-        return Scored(scores, delay_ns, due_ns, time.monotonic_ns())
+        return Scored(scores, delay_ns, due_ns, time.monotonic_ns(), self.name)
 
     def _bound_ns(self) -> int:
         return min(self.stream.video_bound_ns, self.stream.audio_bound_ns)

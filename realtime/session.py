@@ -1,10 +1,12 @@
 """One run, seen from the main process: what the workers report becomes scores on the feed and an exit status.
 
-It does no heavy work and knows nothing about devices or models. Data leaves it through its `Outlet`.
+It does no heavy work and knows nothing about devices or models. Data leaves it through the `Outlet` of each
+stream.
 """
 
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import zmq
@@ -12,8 +14,8 @@ import zmq
 from realtime.capture import CaptureJob, capture_main
 from realtime.config import Config, Exit
 from realtime.lines import Lines
-from realtime.link import (
-    Endpoints,
+from realtime.link import Endpoints, Receiver
+from realtime.messages import (
     Failed,
     Finished,
     Heartbeat,
@@ -21,13 +23,13 @@ from realtime.link import (
     Note,
     Opened,
     Ready,
-    Receiver,
     Scored,
     Start,
     Stats,
 )
-from realtime.outlet import Condition, Outlet
+from realtime.outlet import Outlet
 from realtime.parts import Part
+from realtime.places import Place, StreamState
 from realtime.recognise import RECOGNISER, RecogniseJob, recognise_main
 from realtime.supervisor import Died, Event, Started, Supervisor
 
@@ -40,48 +42,35 @@ OVERTIME_NS = 3 * NS
 
 
 @dataclass(slots=True)
-class _Place:
-    """A capture worker as the session sees it. `failure`: its last words, where it had to end."""
-
-    part: Part
-    job: CaptureJob
-    opened: Opened | None = None
-    finished: bool = False
-    failure: Failed | None = None
-
-    def has(self, kind: str) -> bool:
-        """Whether "video" or "audio" comes, or is to be expected, from here."""
-        if self.opened is None:
-            return self.part.wants(kind)
-        return self.opened.has_video if kind == "video" else self.opened.has_audio
-
-
-@dataclass(slots=True)
 class Session:
-    """A run from its first worker to its exit status; `stop` ends it in good order whenever it is set."""
+    """A run from its first worker to its exit status; `stop` ends it in good order whenever it is set.
+
+    A stream whose source fails for good ends alone while there are others; the first failure is the status of
+    a run that comes to its end by itself.
+    """
 
     config: Config
     endpoints: Endpoints
-    outlet: Outlet
+    outlets: Mapping[str, Outlet]
     lines: Lines
     stop: threading.Event
     supervisor: Supervisor = field(default_factory=Supervisor)
-    condition: Condition = field(default_factory=Condition)
-    _places: dict[str, _Place] = field(default_factory=dict)
-    _wanted: tuple[str, ...] = ()
+    streams: dict[str, StreamState] = field(default_factory=dict)
+    _homes: dict[str, StreamState] = field(default_factory=dict)
     _down: set[str] = field(default_factory=set)
     _ready: Ready | None = None
     _start: Start | None = None
+    _status: Exit = Exit.OK
     _exit: Exit | None = None
     _begun_ns: int = field(default_factory=time.monotonic_ns)
 
     def spawn(self, parts: tuple[Part, ...]) -> None:
         """Start the workers: first the recogniser, which takes longest to come up."""
         config, now_ns = self.config, time.monotonic_ns()
-        self.condition.live = config.pace
-        self._wanted = tuple(kind for kind in ("video", "audio") if any(part.wants(kind) for part in parts))
+        self.streams = {name: StreamState(name, outlet) for name, outlet in self.outlets.items()}
         job = RecogniseJob(
             endpoints=self.endpoints,
+            streams=tuple(self.streams),
             bundle=config.bundle,
             engine=config.engine,
             rate_hz=config.rate_hz,
@@ -90,8 +79,10 @@ class Session:
         )
         self._happened(self.supervisor.add(RECOGNISER, recognise_main, job, now_ns))
         for part in parts:
-            place = _Place(part, self._job(part))
-            self._places[part.worker] = place
+            stream, place = self.streams[part.stream], Place(part, self._job(part))
+            stream.condition.live = config.pace
+            stream.add(place)
+            self._homes[part.worker] = stream
             self._happened(self.supervisor.add(part.worker, capture_main, place.job, now_ns))
 
     @property
@@ -114,19 +105,26 @@ class Session:
                     self._happened(event)
                 self._maybe_start(now_ns)
                 self._check_overtime(now_ns)
-                self._judge()
-                self.outlet.tick(self.condition)
+                for stream in self._living():
+                    if self._start is not None:
+                        stream.judge(self._down, RECOGNISER in self._down)
+                    stream.outlet.tick(stream.condition)
             return Exit.OK if self._exit is None else self._exit
         finally:
             self.supervisor.close()
-            self.outlet.end(self.condition)
+            for stream in self._living():
+                stream.outlet.end(stream.condition)
             inbox.close()
             context.term()
+
+    def _living(self) -> list[StreamState]:
+        return [stream for stream in self.streams.values() if not stream.over]
 
     def _job(self, part: Part) -> CaptureJob:
         config = self.config
         return CaptureJob(
             worker=part.worker,
+            stream=part.stream,
             endpoints=self.endpoints,
             sources=part.sources,
             fallback=part.fallback,
@@ -144,11 +142,13 @@ class Session:
     def _take(self, message: Message) -> None:
         match message:
             case Scored():
-                self.outlet.scored(message, self.condition)
+                stream = self.streams[message.stream]
+                if not stream.over:
+                    stream.outlet.scored(message, stream.condition)
             case Heartbeat(name, pid):
                 self.supervisor.beat(name, pid, time.monotonic_ns())
             case Stats():
-                self.condition.stats[message.worker] = message
+                self.streams[message.stream].condition.stats[message.worker] = message
             case Note(_, level, text):
                 (self.lines.warning if level == "warning" else self.lines.info)(text)
             case Ready():
@@ -157,8 +157,8 @@ class Session:
                 self._took_opened(message)
             case Failed():
                 self._took_failure(message)
-            case Finished(name):
-                self._took_end(name)
+            case Finished():
+                self._took_end(message)
             case _:
                 raise AssertionError(f"{type(message).__name__} has no business on the report link")
 
@@ -167,15 +167,16 @@ class Session:
             self.lines.info(f"engine: {ready.engine}; model {ready.model}")
         self._ready = ready
         self._down.discard(RECOGNISER)
-        self.condition.engine, self.condition.model = ready.engine, ready.model
-        if self._start is not None:
-            self.supervisor.tell(RECOGNISER, self._expected(self._start))
-        if self._all_finished():
-            self._end(Exit.OK)
+        for stream in self.streams.values():
+            stream.condition.engine, stream.condition.model = ready.engine, ready.model
+            if stream.all_finished:
+                self._conclude(stream)  # what its sources sent went down with the last recogniser
+            if self._start is not None:
+                self._tell_expected(stream)
 
     def _took_opened(self, opened: Opened) -> None:
-        place = self._places.get(opened.worker)
-        if place is None:
+        stream, place = self._find(opened.worker)
+        if stream is None or place is None:
             return
         if place.opened is None:
             for note in opened.notes:
@@ -187,57 +188,102 @@ class Session:
         place.opened, place.failure = opened, None
         self._down.discard(opened.worker)
         if opened.has_audio and opened.has_video:
-            self._drop_unasked_sound()
+            self._drop_unasked_sound(stream)
         if self._start is not None:
             self.supervisor.tell(opened.worker, self._start)
-            self._tell_expected()
-            self._say_what()
+            self._tell_expected(stream)
+            self._say_what(stream)
 
     def _took_failure(self, failed: Failed) -> None:
-        place = self._places.get(failed.worker)
+        stream, place = self._find(failed.worker)
         if failed.cause == "bundle":
             self._fail(Exit.BUNDLE, failed.text, failed.trace)
-        elif place is None or failed.cause == "crash":
+        elif stream is None or place is None or failed.cause == "crash":
             self._show_trace(failed.trace)
             self.lines.warning(f"The {failed.worker} worker failed: {failed.text}", worker=failed.worker)
-        elif place.opened is not None:
+        elif place.opened is not None or self._may_return(place, failed):
             place.failure = failed
             self.lines.warning(f"{failed.text} Trying again.", worker=failed.worker)
-        elif place.part.asked or len(self._places) == 1:
+        elif place.part.asked or len(stream.places) == 1:
             status = Exit.USAGE if failed.cause == "usage" else Exit.SOURCE
-            self._fail(status, failed.text, failed.trace)
+            self._lose(stream, status, failed.text, failed.trace)
         else:
-            self._go_on_without(place, failed.text)
+            self._go_on_without(stream, place, failed.text)
 
-    def _took_end(self, name: str) -> None:
-        self.supervisor.finished(name)
-        if name == RECOGNISER:
-            self._end(Exit.OK)
-        elif name in self._places:
-            self._places[name].finished = True
+    def _may_return(self, place: Place, failed: Failed) -> bool:
+        """Where there are other streams, one that cannot be opened yet is worth another try."""
+        several = len(self.streams) > 1 and self.config.pace
+        return several and failed.cause == "source" and place.part.may_return
+
+    def _took_end(self, finished: Finished) -> None:
+        if finished.stream:
+            self._conclude(self.streams[finished.stream])
+            return
+        self.supervisor.finished(finished.worker)
+        if finished.worker == RECOGNISER:
+            self._end(self._status)
+        _, place = self._find(finished.worker)
+        if place is not None:
+            place.finished = True
 
     def _happened(self, event: Event) -> None:
-        name, place = event.worker, self._places.get(event.worker)
+        name = event.worker
+        stream, place = self._find(name)
         if isinstance(event, Started):
             self.lines.detail(f"worker {name}: process {event.pid}", worker=name, pid=event.pid)
             return
+        if name != RECOGNISER and place is None:
+            return  # removed a moment ago, because of another worker of its stream
         self._down.add(name)
-        self.condition.restarts[name] += 1
-        if not self.config.pace:
+        for each in self.streams.values() if stream is None else (stream,):
+            each.condition.restarts[name] += 1
+        if stream is None and all(each.all_finished for each in self.streams.values()) and self.config.pace:
+            self._end(self._status)
+        elif not self.config.pace:
             # The messages on their way are lost, and a file that leaves some out would look complete.
-            self._fail(Exit.DYING, f"The {name} worker {event.why}; without pacing nothing may be lost.")
-        elif name == RECOGNISER and self._all_finished():
-            self._end(Exit.OK)
+            self._lose(
+                stream, Exit.DYING, f"The {name} worker {event.why}; without pacing nothing may be lost."
+            )
         elif isinstance(event, Died):
             if place is None or place.failure is None:
                 again = f"starting it again in {event.back_off_ns / NS:.1f} s"
                 self.lines.warning(f"The {name} worker {event.why}; {again}.", worker=name)
-        elif place is not None and not place.part.asked and len(self._places) > 1 and place.has("audio"):
-            self._go_on_without(place, f"The {name} worker {event.why} too often.")
-        elif place is not None and place.failure is not None:
-            self._fail(Exit.SOURCE, place.failure.text)
-        else:
+        elif stream is None or place is None:
             self._fail(Exit.DYING, f"The {name} worker keeps dying ({event.why}); giving up.")
+        elif not place.part.asked and len(stream.places) > 1 and place.has("audio"):
+            self._go_on_without(stream, place, f"The {name} worker {event.why} too often.")
+        elif place.failure is not None:
+            self._lose(stream, Exit.SOURCE, place.failure.text)
+        else:
+            self._lose(stream, Exit.DYING, f"The {name} worker keeps dying ({event.why}); giving up.")
+
+    def _find(self, worker: str) -> tuple[StreamState | None, Place | None]:
+        """The stream and the place of a capture worker; neither for the recogniser and for those removed."""
+        stream = self._homes.get(worker)
+        return stream, None if stream is None else stream.places[worker]
+
+    def _lose(self, stream: StreamState | None, status: Exit, text: str, trace: str = "") -> None:
+        """A stream cannot go on; nor can the run, where it is the only one or all are meant (None)."""
+        if stream is None or len(self.streams) == 1:
+            self._fail(status, text, trace)
+            return
+        self._show_trace(trace)
+        self.lines.error(f"{stream.name}: {text}", stream=stream.name)
+        self._status = self._status or status
+        for name in list(stream.places):
+            self._remove(stream, name)
+        self._conclude(stream)
+        if not self._living():
+            self._end(self._status)
+
+    def _conclude(self, stream: StreamState) -> None:
+        """Nothing more comes of a stream."""
+        if stream.over:
+            return
+        stream.over = True
+        stream.outlet.end(stream.condition)
+        if self._start is not None:
+            self._tell_expected(stream)
 
     def _fail(self, status: Exit, text: str, trace: str = "") -> None:
         if self._exit is None:
@@ -249,80 +295,62 @@ class Session:
         if self.config.debug and trace:
             self.lines.detail(trace.rstrip())
 
-    def _go_on_without(self, place: _Place, why: str) -> None:
+    def _go_on_without(self, stream: StreamState, place: Place, why: str) -> None:
         """Sound that nobody asked for by name is not worth the run."""
         self.lines.warning(f"{why} Going on with video alone.")
-        self._remove(place.part.worker)
-
-    def _drop_unasked_sound(self) -> None:
-        """The demo that stands in for a camera brings its own voice."""
-        for name, place in list(self._places.items()):
-            if not place.part.asked and not place.has("video"):
-                self._remove(name)
-
-    def _remove(self, name: str) -> None:
-        del self._places[name]
-        self.supervisor.remove(name)
-        self.condition.stats.pop(name, None)
-        self._down.discard(name)
+        self._remove(stream, place.part.worker)
         if self._start is not None:
-            self._tell_expected()
-            self._say_what()
+            self._tell_expected(stream)
+            self._say_what(stream)
+
+    def _drop_unasked_sound(self, stream: StreamState) -> None:
+        """The demo that stands in for a camera brings its own voice."""
+        for name, place in list(stream.places.items()):
+            if not place.part.asked and not place.has("video"):
+                self._remove(stream, name)
+
+    def _remove(self, stream: StreamState, worker: str) -> None:
+        del stream.places[worker], self._homes[worker]
+        self.supervisor.remove(worker)
+        stream.condition.stats.pop(worker, None)
+        self._down.discard(worker)
 
     def _maybe_start(self, now_ns: int) -> None:
         """Begin once the recogniser is ready and all sources are open, or patience is over."""
         if self._start is not None or self._ready is None:
             return
-        places = self._places.values()
+        places = [place for stream in self.streams.values() for place in stream.places.values()]
         opened = [place for place in places if place.opened is not None]
         late = now_ns - self._begun_ns > PATIENCE_NS
-        if not opened or (len(opened) < len(self._places) and not late):
+        if not opened or (len(opened) < len(places) and not late):
             return
         all_live = all(place.opened.live for place in opened if place.opened is not None)
         epoch_ns = (now_ns if all_live else now_ns + LEAD_NS) if self.config.pace else 0
         self._start = Start(epoch_ns, True, True, self.config.pace)
-        self._tell_expected()
+        for stream in self.streams.values():
+            self._tell_expected(stream)
         for place in opened:
             self.supervisor.tell(place.part.worker, self._start)
-        self._say_what()
+        for stream in self._living():
+            self._say_what(stream)
         seconds = (now_ns - self._begun_ns) / NS
         self.lines.info(f"ready after {seconds:.1f} s", ready_s=round(seconds, 3))
 
-    def _expected(self, start: Start) -> Start:
-        places = self._places.values()
-        video, audio = (any(place.has(kind) for place in places) for kind in ("video", "audio"))
-        return replace(start, has_video=video, has_audio=audio)
-
-    def _tell_expected(self) -> None:
+    def _tell_expected(self, stream: StreamState) -> None:
         assert self._start is not None
-        self.supervisor.tell(RECOGNISER, self._expected(self._start))
+        self.supervisor.tell(RECOGNISER, stream.expected(self._start))
 
-    def _judge(self) -> None:
-        """Once begun, a run is degraded while something that it should see or hear does not come."""
-        if self._start is None:
-            return
-        coming = [place for name, place in self._places.items() if place.opened and name not in self._down]
-        self.condition.missing = tuple(
-            kind for kind in self._wanted if not any(place.has(kind) for place in coming)
-        )
-        whole = not self.condition.missing and RECOGNISER not in self._down
-        self.condition.state = "running" if whole else "degraded"
-
-    def _all_finished(self) -> bool:
-        return bool(self._places) and all(place.finished for place in self._places.values())
-
-    def _say_what(self) -> None:
+    def _say_what(self, stream: StreamState) -> None:
         """What is seen and heard; said again where that is something else, as sources come late or go."""
-        infos = [place.opened for place in self._places.values() if place.opened is not None]
-        seen = next((info.name for info in infos if info.has_video), None)
-        heard = next((info.name for info in infos if info.has_audio), None)
-        if (seen, heard) != (self.condition.picture, self.condition.sound):
-            self.condition.picture, self.condition.sound = seen, heard
-            self.lines.info(f"picture: {seen or 'none'}; sound: {heard or 'none'}", picture=seen, sound=heard)
+        if stream.name_sources():
+            seen, heard = stream.condition.picture, stream.condition.sound
+            text = f"picture: {seen or 'none'}; sound: {heard or 'none'}"
+            text = text if len(self.streams) == 1 else f"{stream.name}: {text}"
+            self.lines.info(text, picture=seen, sound=heard, stream=stream.name)
 
     def _check_overtime(self, now_ns: int) -> None:
         """Sources that are dead cannot say that the duration is over."""
         if self.config.duration is None or self._start is None or not self._start.live:
             return
         if now_ns > self._start.epoch_ns + round(self.config.duration * NS) + OVERTIME_NS:
-            self._end(Exit.OK)
+            self._end(self._status)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from multiprocessing import connection, resource_tracker
 from typing import Any
 
-from realtime.link import Message, encode
+from realtime.messages import Message, encode
 
 SILENT_NS = 2_000_000_000
 STARTING_NS = 60_000_000_000
@@ -114,10 +114,10 @@ class Supervisor:
             self._workers[name].done = True
 
     def remove(self, name: str) -> None:
-        """End a worker for good."""
+        """End a worker for good, at once: nobody waits for what it still has."""
         worker = self._workers.pop(name, None)
-        if worker is not None:
-            self._end([worker])
+        if worker is not None and worker.process is not None:
+            self._bury(worker)
 
     def advance(self, now_ns: int) -> list[Event]:
         """Look at every worker; kill, restart or give up where needed."""

@@ -1,12 +1,15 @@
 """The live view for a person at a terminal: scores as bars, rates, latency, drops, what is missing.
 
+One stream has all of that; of several each has a line.
+
 It takes decoded messages and the time as an argument, and knows nothing about sockets, workers or the model.
 Data leaves it on the screen. Where the output is no terminal, `line` gives one plain line a message.
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,7 +21,7 @@ from rich.text import Text
 from realtime.wire import HEADS, Emotion, Message, Status
 
 REDRAW_NS = 100_000_000
-MOST_STREAMS = 8
+MOST_STREAMS = 16
 _WIDTH = 80
 _LEAD_CELLS = 22
 _HEAD_CELLS = 9
@@ -71,6 +74,8 @@ class View:
         if not self._streams:
             return Text("Waiting for the first scores ...", style="dim")
         width = min(self._console.width, _WIDTH)
+        if len(self._streams) > 1:
+            return _overview(self._streams, min(self._console.width, 2 * _WIDTH))
         return Group(*(_panel(name, held, width) for name, held in self._streams.items()))
 
     def __enter__(self) -> Self:
@@ -114,6 +119,35 @@ def _panel(name: str, held: _Stream, width: int) -> Panel:
         border_style=_FAINT,
         width=width,
     )
+
+
+def _overview(streams: Mapping[str, _Stream], width: int) -> Panel:
+    """A line a stream: the most probable label, what was seen and heard, rates, and what is wrong with it."""
+    table = Table(box=None, padding=(0, 1), header_style=_FAINT, width=width - 4)
+    for heading, least in (("", 6), ("", 14), ("seen", 4), ("heard", 5), ("late", 6), ("scores/s", 8)):
+        side: Literal["left", "right"] = "right" if heading else "left"
+        table.add_column(heading, justify=side, no_wrap=True, min_width=min(least, width // 8))
+    table.add_column("", no_wrap=True, ratio=1)
+    for name, held in streams.items():
+        table.add_row(*_overview_row(name, held))
+    return Panel(table, border_style=_FAINT, width=width)
+
+
+def _overview_row(name: str, held: _Stream) -> list[Text]:
+    emotion, status = held.emotion, held.status
+    cells = [Text("") for _ in range(4)]
+    if emotion is not None:
+        top = "-" if emotion.top is None else f"{emotion.top} {emotion.scores[emotion.top]:.0%}"
+        cells = [Text(_safe(top), style="cyan" if emotion.top else _FAINT)]
+        for kind in ("video", "audio"):
+            share = emotion.valid[kind]
+            cells.append(Text(f"{share:.0%}", style="" if share >= 0.5 else "yellow"))
+        late = emotion.latency_ms.get("total")
+        cells.append(Text("" if late is None else f"{late:.0f} ms"))
+    rate = "" if status is None else f"{status.fps['scores']:.1f}"
+    state = "running" if status is None else status.state
+    trouble = _joined([(state, _STATE_STYLE[state]), *([] if status is None else _troubles(status))])
+    return [Text(name, style="bold"), *cells, Text(rate), trouble]
 
 
 def _scores(emotion: Emotion, width: int) -> Table:
@@ -170,6 +204,8 @@ def _rates(status: Status) -> list[tuple[str, str]]:
 def _troubles(status: Status) -> list[tuple[str, str]]:
     """What is lost, dead or missing; empty on a good day."""
     parts = [(f"missing: {', '.join(status.missing)}", "bold yellow")] if status.missing else []
+    if status.overload:
+        parts.append((f"overloaded: {status.overload:.0%} of the windows skipped", "bold yellow"))
     for verb, counts in (("dropped", status.drops), ("restarted", status.restarts)):
         if any(counts.values()):
             figures = ", ".join(f"{name} {count}" for name, count in counts.items() if count)

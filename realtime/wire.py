@@ -24,6 +24,8 @@ STATES = ("starting", "running", "degraded", "ended")
 MAX_BYTES = 16_384
 MAX_ENTRIES = 64
 MAX_TEXT = 256
+OPTIONAL = ("overload", "cpu")
+"""Keys that are left out where there is nothing to say."""
 STREAM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _INT64 = 1 << 63
 
@@ -89,6 +91,8 @@ class Status:
     source: "camera", "microphone" -> what is open; None for what is not used.
     face_share: share of the recent pictures with a face, 0..1 (0 without a camera).
     engine: what runs the model; empty while starting.
+    overload: share of the windows of the last second that could not be scored in time, 0..1; None where it is
+        not measured.
     cpu: worker -> share of one core; None where it is not measured.
     """
 
@@ -105,6 +109,7 @@ class Status:
     source: Mapping[str, str | None]
     face_share: float
     engine: str
+    overload: float | None = None
     cpu: Mapping[str, float] | None = None
 
 
@@ -158,9 +163,7 @@ def to_map(message: Message) -> dict[str, Any]:
     fields: dict[str, Any] = {"v": SCHEMA}
     for key in message.__slots__:
         fields[key] = _plain(getattr(message, key))
-    if fields.get("cpu", ...) is None:
-        del fields["cpu"]
-    return fields
+    return {key: value for key, value in fields.items() if value is not None or key not in OPTIONAL}
 
 
 def encode(message: Message) -> tuple[bytes, bytes]:
@@ -324,6 +327,7 @@ def _read_status(fields: _Fields) -> Status:
         source={what: source.text_or_none(what) for what in ("camera", "microphone")},
         face_share=fields.number("face_share", 0, 1),
         engine=fields.text("engine"),
+        overload=fields.number("overload", 0, 1) if "overload" in fields.values else None,
         cpu=fields.numbers("cpu", 0) if "cpu" in fields.values else None,
     )
 

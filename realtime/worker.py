@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
@@ -22,13 +22,17 @@ from typing import Any, NoReturn
 import zmq
 
 from engine.errors import AbsentError, BackendError, BundleError, De3Error, FinderError, SourceError
-from realtime.link import Endpoints, Failed, Finished, Heartbeat, Message, Note, Sender, Start, Stats, decode
+from realtime.link import Endpoints, Sender
+from realtime.messages import Failed, Finished, Heartbeat, Message, Note, Start, Stats, decode
 
 BEAT_NS = 500_000_000
 STATS_NS = 1_000_000_000
 LAST_WORDS_MS = 500
 LINES = 100
 _PR_SET_PDEATHSIG = 1
+
+
+StatsGiver = Callable[[float], Sequence[Stats]]
 
 
 class StoppedError(Exception):
@@ -57,7 +61,7 @@ class Edge:
         level = "warning" if record.levelno >= logging.WARNING else "info"
         self._lines.append(Note(self.name, level, record.getMessage()))
 
-    def beat(self, stats: Callable[[float], Stats] | None = None) -> Start | None:
+    def beat(self, stats: StatsGiver | None = None) -> Start | None:
         """Say that the loop turns, about twice a second, and give `stats(seconds since last)` once a second.
 
         Returns a command where one has come. Raises StoppedError when the main process wants the end.
@@ -67,7 +71,7 @@ class Edge:
             self._beaten_ns = now_ns
             self.report(Heartbeat(self.name, os.getpid()))
         if stats is not None and now_ns - self._counted_ns >= STATS_NS:
-            self._give(stats)
+            self.give(stats)
         while self._lines:
             self.report(self._lines.popleft())
         self.reports.pump()
@@ -85,23 +89,24 @@ class Edge:
                 self.pipe.poll(BEAT_NS / 2e9)
         return start
 
-    def finish(self, stats: Callable[[float], Stats]) -> NoReturn:
+    def finish(self, stats: StatsGiver) -> NoReturn:
         """Say that everything has been sent, and stay: what was sent last may still wait here to be fetched.
 
         The last `stats` go before it, so that nothing lost at the end goes uncounted. Ends with StoppedError,
         when the main process has all that it wants.
         """
-        self._give(stats)
+        self.give(stats)
         self.report(Finished(self.name))
         while True:
             self.await_start()
 
-    def _give(self, stats: Callable[[float], Stats]) -> None:
+    def give(self, stats: StatsGiver) -> None:
+        """Report what was counted since the last time, now."""
         now_ns = time.monotonic_ns()
         elapsed_s = (now_ns - self._counted_ns) / 1e9 if self._counted_ns else 0.0
         self._counted_ns = now_ns
-        if elapsed_s:
-            self.report(stats(elapsed_s))
+        for each in stats(elapsed_s) if elapsed_s else ():
+            self.report(each)
 
     def _command(self) -> Start | None:
         try:

@@ -59,6 +59,27 @@ def attribute_report(scores: Sequence[ClipScore], facts: Sequence[Facts], seed: 
     return report
 
 
+def order_report(
+    orders: Sequence[Sequence[ClipScore]], drop_label: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """UAR of every head in each order of the same clips, and its mean, also without the dropped labels.
+
+    A stream's baselines hold what came before, so one order is one draw. Raises ValueError as `summarise`.
+    """
+    unknown = {score.take.label for score in orders[0]} - set(orders[0][0].labels)
+    always = [label for label in drop_label if label in unknown]
+
+    def heads(dropped: Sequence[str]) -> dict[str, Any]:
+        found = [summaries(scores, dropped, seed) for scores in orders]
+        uars = {head: [each[head].uar for each in found] for head in found[0]}
+        return {head: {"uar": float(np.mean(each)), "orders": each} for head, each in uars.items()}
+
+    report: dict[str, Any] = {"count": len(orders), "heads": heads(always)}
+    if set(drop_label) - set(always):
+        report["without"] = {"labels": list(drop_label), "heads": heads(drop_label)}
+    return report
+
+
 def clip_report(
     scores: Sequence[ClipScore],
     facts: Sequence[Facts],

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rich.table import Table
 
 from engine.bundle import Bundle, load_bundle
 from engine.errors import De3Error
-from trainer.clip_report import clip_report
+from trainer.clip_report import clip_report, order_report
 from trainer.data import ravdess
 from trainer.data.clips import list_clips
 from trainer.data.takes import Take
@@ -61,6 +62,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--offline", action="store_true", help="never fetch the face model")
     p.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     p.add_argument("--seed", type=int, default=0, help="of the order of clips and the drawn speakers")
+    p.add_argument(
+        "--orders", type=int, default=1, metavar="N",
+        help="with --stream: UAR as the mean over so many orders of the clips too (default: 1)",
+    )  # fmt: skip
     p.add_argument("--json", type=Path, metavar="FILE")
     p.add_argument("--out", type=Path, metavar="DIR", help="folder of a report: figures, pictures, a card")
     p.add_argument(
@@ -113,13 +118,23 @@ def progress_bar(console: Console) -> Progress:
 def evaluate_clips(arguments: argparse.Namespace, bundle: Bundle, console: Console) -> dict[str, Any]:
     """Plays what was asked for and reports."""
     takes, facts = open_takes(arguments, bundle)
+    setting = setting_of(arguments)
     with progress_bar(console) as bar:
-        task = bar.add_task("clips", total=len(takes))
-        scores = score_clips(
-            takes, setting_of(arguments), arguments.jobs, lambda done: bar.advance(task, done)
-        )
+        task = bar.add_task("clips", total=len(takes) * arguments.orders)
+        orders = [
+            score_clips(
+                takes,
+                replace(setting, seed=setting.seed + order),
+                arguments.jobs,
+                lambda done: bar.advance(task, done),
+            )
+            for order in range(arguments.orders)
+        ]
     how = {"stream": arguments.stream, "modality": arguments.modality, "seed": arguments.seed}
-    return clip_report(scores, facts, arguments.drop_label, arguments.seed, how)
+    report = clip_report(orders[0], facts, arguments.drop_label, arguments.seed, how)
+    if arguments.orders > 1:
+        report["orders"] = order_report(orders, arguments.drop_label, arguments.seed)
+    return report
 
 
 def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -217,6 +232,8 @@ def refuse_what_does_not_go_together(p: argparse.ArgumentParser, arguments: argp
         p.error("--robustness and --heat-map write into the folder of --out, which is missing")
     if arguments.stills is not None and arguments.robustness is not None:
         p.error("--robustness plays clips, not --stills")
+    if arguments.orders < 1 or (arguments.orders > 1 and not arguments.stream):
+        p.error("--orders counts the orders of --stream: 1 or more, and only with --stream")
     if arguments.group and arguments.clips is None:
         p.error("--group names a column of the table of --clips")
     for kind in arguments.robustness or ():
@@ -250,12 +267,23 @@ def show_all(console: Console, report: dict[str, Any]) -> None:
     if "without" in report:
         names = ", ".join(report["without"]["labels"])
         show(console, f"{report['source']} without {names}", report["without"]["heads"], report["lead"])
+    if "orders" in report:
+        show_orders(console, report["orders"])
     for name, each in report.get("attributes", {}).items():
         ccc = "not defined" if each["ccc"] is None else f"{each['ccc']:.3f}"
         console.print(f"CCC of {name}: {ccc}, {each['clips']} clips.", highlight=False)
     if "windows" in report:
         shares = f"{report['valid_video']:.0%} seen, {report['valid_audio']:.0%} heard"
         console.print(f"{report['windows']} windows; of their time {shares}.", highlight=False)
+
+
+def show_orders(console: Console, orders: dict[str, Any]) -> None:
+    for each in (orders, orders.get("without")):
+        if each is None:
+            continue
+        left_out = " without " + ", ".join(each["labels"]) if "labels" in each else ""
+        uars = ", ".join(f"{head} {figures['uar']:.3f}" for head, figures in each["heads"].items())
+        console.print(f"UAR{left_out}, mean over {orders['count']} orders: {uars}.", highlight=False)
 
 
 if __name__ == "__main__":

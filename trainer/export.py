@@ -35,6 +35,7 @@ WINDOW_INPUTS = (
     "voice_baseline", "voice_weight",
 )  # fmt: skip
 LICENCE = "CC-BY-NC-SA-4.0"
+FILES = ("frame_encoder.onnx", "window_model.onnx", "parity.npz", "model.safetensors", "CARD.md")
 OPSET = 20
 PARITY_WINDOWS, PARITY_FRAMES = 4, 6
 
@@ -77,10 +78,7 @@ def export(
     (out / "CARD.md").write_text(card)
     for picture in pictures:
         shutil.copyfile(picture, out / picture.name)
-    files = (
-        "frame_encoder.onnx", "window_model.onnx", "parity.npz", "model.safetensors", "CARD.md",
-        *(picture.name for picture in pictures),
-    )  # fmt: skip
+    files = (*FILES, *(picture.name for picture in pictures))
     manifest = {
         "schema": 1,
         "name": name,
@@ -91,6 +89,7 @@ def export(
         "heads": HEADS,
         "lead": config.get("lead", "fused"),
         "temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True)),
+        "smoothing_s": config.get("smoothing_s", 0.0),
         "crop": {"size": 112, "channels": 1, "template": np.asarray(TEMPLATE).tolist()},
         "window": {"seconds": TICKS / TICK_HZ, "tick_hz": TICK_HZ, "mel_hz": MEL_HZ},
         "mel": asdict(MelParams()),

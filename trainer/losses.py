@@ -10,12 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.labels import LABELS
-
-NEUTRAL = LABELS.index("neutral")
-REST_NEUTRAL = 0.4
-"""Of a window that tells nothing, what is left to neutral; the other labels share the rest alike."""
-
 
 def share_loss(logits_BL: Tensor, targets_BL: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy with shares of labels, the mean over rows with a label; 0 where there is none.
@@ -33,19 +27,6 @@ def label_shares(labels_B: Tensor, labels: int) -> Tensor:
     """(B, L) float32: one label a row; rows of zeros where it is negative, that is, not known."""
     known_B = labels_B >= 0
     return F.one_hot(labels_B.clamp(min=0), labels).float() * known_B[:, None]
-
-
-def certain_shares(labels_B: Tensor, told_s_B: Tensor, labels: int, doubt_s: float) -> Tensor:
-    """(B, L) float32: as `label_shares`, but of a window that tells little the label is certain only in part.
-
-    told_s: seconds in which face or voice were there; with `doubt_s` of them the label has half of its share,
-    and `REST` the other half. So silence and a room's noise learn to say what nothing said is worth.
-    """
-    shares_BL = label_shares(labels_B, labels)
-    certain_B1 = (told_s_B / (told_s_B + doubt_s))[:, None] if doubt_s else torch.ones(len(labels_B), 1)
-    rest_L = torch.full((labels,), (1 - REST_NEUTRAL) / (labels - 1))
-    rest_L[NEUTRAL] = REST_NEUTRAL
-    return certain_B1 * shares_BL + (1 - certain_B1) * rest_L * shares_BL.sum(1, keepdim=True)
 
 
 def concordance_loss(answers_BA: Tensor, targets_BA: Tensor) -> Tensor:

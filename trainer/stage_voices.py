@@ -5,6 +5,7 @@ computed: five times as many windows in the same time as in the stage that follo
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from trainer.data.takes import NO_LABEL
-from trainer.losses import certain_shares, concordance_loss, share_loss
+from trainer.losses import concordance_loss, label_shares, share_loss
 from trainer.metrics import concordance, unweighted_average_recall
 from trainer.model.de3 import DE3
 from trainer.prepared_sets import voice_sets
-from trainer.start import freeze, start
+from trainer.start import fill, freeze, read_weights, start
+from trainer.teachers import Teachers
 from trainer.window_batches import WindowBatch, WindowSource
 
 AUDIO = 1  # place of the audio head
+TAUGHT_SHARE = 0.7
 
 
 class VoicesStage:
@@ -53,6 +56,10 @@ class VoicesStage:
         for source in (self.train, self.dev):
             source.face_mean = np.zeros(len(self.network.face_mean), np.float32)
         self.network.voice_mean.copy_(torch.from_numpy(self.train.voice_mean))
+        self.teachers = Teachers(
+            [_teacher(config, Path(file)) for file in config.get("teachers", ())],
+            config.get("taught_share", TAUGHT_SHARE),
+        )
         self.steps = config["steps"]
 
     def batches(self, seed: int) -> Iterator[WindowBatch]:
@@ -67,10 +74,9 @@ class VoicesStage:
 
     def loss(self, outputs: tuple[Tensor, ...], batch: WindowBatch) -> Tensor:
         logits, *attributes = outputs
-        labels, heard_s = torch.from_numpy(batch.labels), torch.from_numpy(batch.heard_s)
-        doubt_s = self.config.get("doubt_s", 0.0)
-        shares = certain_shares(labels, heard_s, logits.shape[1], doubt_s).to(logits.device)
-        total = share_loss(logits, shares, self.config["label_smoothing"])
+        shares = label_shares(torch.from_numpy(batch.labels), logits.shape[1]).to(logits.device)
+        taught = self.teachers.taught(shares, lambda teacher: voice_outputs(teacher, batch)[0])
+        total = share_loss(logits, taught, self.config["label_smoothing"])
         for answers in attributes:
             targets = torch.from_numpy(batch.attributes).to(answers.device)
             total = total + self.config.get("attribute_weight", 1.0) * concordance_loss(answers, targets)
@@ -101,6 +107,13 @@ class VoicesStage:
         uar = {"uar": float(np.mean(list(figures.values())))} if figures else {}
         ccc = concordances(self.attributes, attributes, self.dev.attributes[places])
         return figures | uar | ccc | {"select": float(np.mean([*uar.values(), *ccc.values()]))}
+
+
+def _teacher(config: dict[str, Any], file: Path) -> DE3:
+    """A network of the same sizes. Raises ValueError where the file is missing or does not fit."""
+    network = DE3(config)
+    fill(network, read_weights(file), file)
+    return network
 
 
 def concordances(

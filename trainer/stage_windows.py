@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainer.data.takes import NO_LABEL
 from trainer.labels import HEADS
-from trainer.losses import certain_shares, concordance_loss, share_loss
+from trainer.losses import concordance_loss, label_shares, share_loss
 from trainer.metrics import unweighted_average_recall
 from trainer.model.de3 import DE3
 from trainer.prepared_sets import dev_sets, training_sets
@@ -21,7 +21,7 @@ from trainer.ranks import GatheredNorm
 from trainer.stage_voices import concordances
 from trainer.start import freeze, start
 from trainer.still_faces import StillFaces
-from trainer.window_batches import TICK_HZ, WindowBatch, WindowSource
+from trainer.window_batches import WindowBatch, WindowSource
 
 
 class WindowsStage:
@@ -79,8 +79,7 @@ class WindowsStage:
     def loss(self, outputs: tuple[Tensor, ...], batch: WindowBatch) -> Tensor:
         logits_BHL, *attributes = outputs
         device = logits_BHL.device
-        labels, heard_s = torch.from_numpy(batch.labels), torch.from_numpy(batch.heard_s)
-        told_s = (heard_s, heard_s + torch.from_numpy(batch.video_mask).float().sum(1) / TICK_HZ)
+        shares_BL = label_shares(torch.from_numpy(batch.labels), logits_BHL.shape[2]).to(device)
         targets_BA = torch.from_numpy(batch.attributes).to(device)
         seen = torch.from_numpy(batch.video_mask.any(1)).to(device)
         heard = torch.from_numpy(batch.audio_mask.any(1)).to(device)
@@ -88,9 +87,7 @@ class WindowsStage:
         for head, present in enumerate((seen, heard, seen | heard)):
             if HEADS[head] not in self.heads:
                 continue
-            doubt_s = self.config.get("doubt_s", 0.0)
-            shares_BL = certain_shares(labels, told_s[HEADS[head] != "audio"], logits_BHL.shape[2], doubt_s)
-            loss = share_loss(logits_BHL[present, head], shares_BL.to(device)[present], self.smoothing)
+            loss = share_loss(logits_BHL[present, head], shares_BL[present], self.smoothing)
             for answers_BHA in attributes:
                 ccc = concordance_loss(answers_BHA[present, head], targets_BA[present])
                 loss = loss + self.config.get("attribute_weight", 1.0) * ccc

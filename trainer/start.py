@@ -7,6 +7,7 @@ knows nothing of data and losses. Data leaves as the network that was given, fil
 
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,35 @@ from trainer.model.de3 import DE3
 from trainer.model.frame_encoder import FrameEncoder
 
 SOUND_PARTS = ("sound_in", "sound_encoder", "pools.1", "heads.1", "attribute_heads.1")
+KEPT = ("lead", "smoothing_s")
+"""What a bundle says beside its network that a configuration which starts from it goes on with."""
 OPTIONAL = ("window_model.attribute_heads.",)
 """A network with continuous attributes may start from one without."""
 
 
-def read_config(file: Path) -> dict[str, Any]:
-    """A configuration; one with `start_bundle` takes the sizes of the network from that bundle.
+def read_config(file: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """A configuration; one with `start_bundle` takes sizes, leading head and smoothing from that bundle.
 
-    Raises ValueError where the bundle's folder holds no manifest with them.
+    settings: lines of TOML that replace the file's, `seed=2` or `window_model.width=64`.
+
+    Raises ValueError where a setting is no TOML, or the bundle's folder holds no manifest with the sizes.
     """
     config = tomllib.loads(file.read_text())
+    for setting in settings:
+        try:
+            config = _replaced(config, tomllib.loads(setting))
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(
+                f"--set {setting} is not a line of TOML ({error}); text needs quotes: 'name=\"mine\"'."
+            ) from error
     if "start_bundle" in config:
         manifest = Path(config["start_bundle"]) / "manifest.json"
         try:
-            network = json.loads(manifest.read_text())["network"]
+            described = json.loads(manifest.read_text())
+            network = described["network"]
         except (OSError, KeyError) as error:
             raise ValueError(f"{manifest} does not describe a network to start from ({error}).") from error
-        return network | config
+        return {key: described[key] for key in KEPT if key in described} | network | config
     return config
 
 
@@ -116,6 +129,13 @@ def freeze(module: nn.Module, names: list[str]) -> list[nn.Module]:
         part.requires_grad_(False)
         parts.append(part)
     return parts
+
+
+def _replaced(values: dict[str, Any], by: dict[str, Any]) -> dict[str, Any]:
+    return values | {
+        key: _replaced(values[key], value) if isinstance(value, dict) and key in values else value
+        for key, value in by.items()
+    }
 
 
 def _under(weights: dict[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -136,7 +136,7 @@ def tell(summary: Summary, out: Path, console: Console) -> None:
         console.print(f"{summary.unrated} more have neither a label nor an attribute and were left out")
     console.print(
         f"{summary.made} preprocessed in {summary.seconds:.0f} s, "
-        f"{summary.clips_a_second:.1f} clips a second; {summary.there} were there"
+        f"{summary.clips_a_second:.2f} clips a second; {summary.there} were there"
     )
     if summary.failures:
         kept = sum(bool(failure.kept) for failure in summary.failures)

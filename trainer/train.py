@@ -288,11 +288,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m trainer.train", description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True, help="TOML, see trainer/configs")
     parser.add_argument("--out", type=Path, help="folder of checkpoints and logs (default runs/NAME)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        help="as a line of the configuration, in place of its own: --set seed=2 --set window_model.width=64",
+    )  # fmt: skip
     parser.add_argument("--epochs", type=int, help="instead of the configuration's")
     parser.add_argument("--device", help="cpu, cuda or auto, instead of the configuration's")
     arguments = parser.parse_args()
     try:
-        config = read_config(arguments.config)
+        config = read_config(arguments.config, arguments.settings)
         config |= {"device": arguments.device} if arguments.device else {}
         best = train(config, arguments.out or run_folder(config), arguments.epochs)
     except (ValueError, FileNotFoundError) as error:

@@ -25,7 +25,7 @@ from trainer.voice_variety import Variety
 
 TICK_HZ, TICKS, MEL_HZ, BINS = 15, 60, 100, 400
 PRIOR_S, TAU_S = 2.0, 60.0
-SHORTEST_S = 0.8
+SHORTEST_S = 0.3
 CLEAN_SHARE = (
     0.3  # of varied windows: in the recording's own microphone and room, beside a fair share of them
 )
@@ -41,8 +41,7 @@ Float32 = NDArray[np.float32]
 class WindowBatch:
     """Inputs of the window model, but `flow` (of the seen ticks, in order) in place of `o`.
 
-    labels: -1 where not known. heard_s: (B,) seconds of voice in the window. attributes: (B, A), those that
-    the source was asked for, NaN where not known.
+    labels: -1 where not known. attributes: (B, A), those that the source was asked for, NaN where not known.
     """
 
     v: Float32
@@ -56,7 +55,6 @@ class WindowBatch:
     voice_baseline: Float32
     voice_weight: Float32
     labels: NDArray[np.int64]
-    heard_s: Float32
     attributes: Float32
 
     def part(self, rows: slice) -> "WindowBatch":
@@ -281,14 +279,13 @@ class WindowSource:
     ) -> dict[str, NDArray]:
         bands = len(self.voice_mean)
         mel, mask = np.zeros((BINS, bands), np.float32), np.zeros(BINS, bool)
-        baseline, weight, heard_s = self.voice_mean, 0.0, 0.0
+        baseline, weight = self.voice_mean, 0.0
         if take is not None:
             whole = variety.heard(self.mels.take(session, take), rng)
             last = int(end_s * MEL_HZ)
             place = np.arange(last - BINS, last) - 1  # a frame's centre lies in the bin after its own number
             mask = (place >= 0) & (place < len(whole))
             mel[mask] = whole[place[mask]]
-            heard_s = voiced(whole)[place[mask]].sum() / MEL_HZ
             gain = np.float32(0 if calm else rng.normal(0, 1))
             mel[mask] += gain
             others = self.same_speaker[self.voices.speakers[take]]
@@ -306,7 +303,6 @@ class WindowSource:
                 _cover(rng, mel)
         return {
             "mel": mel, "audio_mask": mask, "voice_baseline": baseline, "voice_weight": np.float32(weight),
-            "heard_s": np.float32(heard_s),
         }  # fmt: skip
 
     def collate(self, rows: list[dict[str, NDArray]]) -> WindowBatch:

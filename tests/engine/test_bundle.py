@@ -116,6 +116,8 @@ def put(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (put("labels", "happy"), "not a list of words"),
         (put("temperatures", {"video": 1}), "lacks the key 'audio'"),
         (put("temperatures.fused", 0), "not all positive"),
+        (put("smoothing_s", -0.1), "smoothing_s"),
+        (put("smoothing_s", float("nan")), "smoothing_s"),
         (put("attributes", ["valence", "valence"]), "one named twice"),
         (put("attributes", [f"a{i}" for i in range(65)]), "more than 64 attributes"),
         (put("temperatures.fused", float("nan")), "not all positive"),

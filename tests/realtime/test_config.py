@@ -71,6 +71,65 @@ def test_what_makes_no_sense_is_refused(flags: list[str], words: str) -> None:
         read_command(flags)
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--camera", "0", "--camera", "1"], "more than one without a name"),
+        (["--camera", "a=0", "--camera", "a=1"], "the name a twice"),
+        (["--camera", "a=0", "--mic", "b=1"], "no camera of that name"),
+        (["--camera", "a=0", "--mic", "a=1", "--mic", "0"], "the stream a has one"),
+        (["--camera", "a=0", "--camera", "b=1", "--stream", "door"], "--stream names the one"),
+        (["--camera", "a=0", "--camera", "b=none"], "nothing to look at"),
+        (["--camera", "a=0", "--camera", "b=none", "--mic", "a=1"], "nothing to look at"),
+        (["--camera", "a=demo", "--camera", "b=0", "--no-pace"], "0 is not a file"),
+    ],
+)
+def test_streams_that_do_not_fit_together_are_refused(flags: list[str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        read_command(flags)
+
+
+def _streams(*flags: str) -> list[tuple[str, str | None, str | None]]:
+    return [(s.name, s.camera, s.mic) for s in read_command(flags).config.streams]
+
+
+def test_cameras_and_microphones_find_each_other_by_name(tmp_path: Path) -> None:
+    assert _streams("--camera", "0") == [("main", "0", None)]
+    assert _streams("--camera", "0", "--mic", "main=1", "--stream", "main") == [("main", "0", "1")]
+    assert _streams("--camera", "door=0", "--mic") == [("door", "0", "default")]
+    url = "rtsp://host/live?user=a&password=b"
+    two = ["--camera", f"lobby={url}", "--camera", "desk=0"]
+    assert _streams(*two) == [("lobby", url, None), ("desk", "0", None)]
+    assert _streams(*two, "--mic", "desk=default") == [("lobby", url, None), ("desk", "0", "default")]
+    assert _streams(*two, "--mic", "2", "--mic", "desk=3") == [("lobby", url, "2"), ("desk", "0", "3")]
+    assert _streams(*two, "--mic", "none") == [("lobby", url, "none"), ("desk", "0", "none")]
+    assert _streams("--camera", url) == [("main", url, None)], "the = of a URL makes no name"
+    file = _toml(tmp_path, 'camera = ["lobby=0", "desk=1"]\nmic = "desk=default"')
+    assert _streams("--config", file) == [("lobby", "0", None), ("desk", "1", "default")]
+
+
+def test_a_file_with_an_equals_sign_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "take=1.mp4").touch()
+    assert _streams("--camera", "take=1.mp4") == [("main", "take=1.mp4", None)]
+    assert _streams("--camera", "a=take=1.mp4") == [("a", "take=1.mp4", None)]
+
+
+def test_each_of_several_streams_has_workers_and_a_file_of_its_own(film: str) -> None:
+    config = Config(camera=("a=0", f"b={film}", "c=1"), mic="c=default", out=Path("runs/o.jsonl"))
+    assert [(part.worker, part.stream, part.asked) for part in parts(config)] == [
+        ("a/camera", "a", True),
+        ("b/media", "b", True),
+        ("c/camera", "c", True),
+        ("c/microphone", "c", True),
+    ]
+    heard = [part.stream for part in parts(config) if part.wants("audio")]
+    assert heard == ["b", "c"], "of several cameras one without a microphone is silent"
+    assert [part.may_return for part in parts(config)] == [True, False, True, True]
+    assert config.out_of("b") == Path("runs/o.b.jsonl")
+    assert Config(out=Path("o.csv")).out_of("main") == Path("o.csv")
+
+
 @pytest.mark.parametrize("flags", [["--rte", "5"], ["--engine", "abacus"], ["--rate", "fast"], ["stray"]])
 def test_argparse_ends_with_the_usage_status(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:

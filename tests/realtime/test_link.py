@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.types import Block, Face, Observation, Scores
-from realtime import link
-from realtime.link import Receiver, Sender, decode, encode
+from realtime import link, messages
+from realtime.link import Receiver, Sender
+from realtime.messages import decode, encode
 
 End = TypeVar("End", Sender, Receiver)
 TIMES = st.integers(-(1 << 62), 1 << 62)
@@ -99,8 +100,8 @@ def test_scores_come_back_to_the_last_bit() -> None:
         track=2,
         attributes={"arousal": 0.25},
     )
-    got = decode(encode(link.Scored(scores, 1, 2, 3)))
-    assert isinstance(got, link.Scored)
+    got = decode(encode(messages.Scored(scores, 1, 2, 3)))
+    assert isinstance(got, messages.Scored)
     assert (got.capture_ns, got.due_ns, got.done_ns) == (1, 2, 3)
     for name in (
         "t_ns",
@@ -121,19 +122,19 @@ def test_scores_come_back_to_the_last_bit() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        link.Start(5, True, False, True),
-        link.End(("video", "audio"), 9),
-        link.Heartbeat("camera", 12),
-        link.Opened("camera", 12, "a camera", True, False, True, False, ("one", "two")),
-        link.Ready("recogniser", 12, "abc", "onnx: asked for"),
-        link.Failed("camera", "source", "gone", "trace"),
-        link.Note("camera", "warning", "a line"),
-        link.Stats("camera", 12, {"link full": 3}, {"cpu": 0.25}),
-        link.Finished("camera"),
+        messages.Start(5, True, False, True),
+        messages.End(("video", "audio"), 9),
+        messages.Heartbeat("camera", 12),
+        messages.Opened("camera", 12, "a camera", True, False, True, False, ("one", "two")),
+        messages.Ready("recogniser", 12, "abc", "onnx: asked for"),
+        messages.Failed("camera", "source", "gone", "trace"),
+        messages.Note("camera", "warning", "a line"),
+        messages.Stats("camera", 12, {"link full": 3}, {"cpu": 0.25}),
+        messages.Finished("camera"),
     ],
     ids=lambda message: type(message).__name__,
 )
-def test_small_messages_come_back_as_they_were(message: link.Message) -> None:
+def test_small_messages_come_back_as_they_were(message: messages.Message) -> None:
     assert decode(encode(message)) == message
 
 
@@ -146,13 +147,13 @@ def test_newest_wins_while_the_receiver_is_away(
 ) -> None:
     endpoint = f"ipc://{tmp_path}/s"
     sender = closing(Sender.connect(context, endpoint, capacity=8))
-    sender.send(link.End(("audio",), 1))
+    sender.send(messages.End(("audio",), 1))
     for block in _blocks(30):
         sender.send(block)
     assert (sender.waiting, sender.dropped) == (8, 23)
     receiver = closing(Receiver.bind(context, endpoint))
     got = _collect(sender, receiver, 8)
-    assert isinstance(got[0], link.End), "what ends a stream is never dropped"
+    assert isinstance(got[0], messages.End), "what ends a stream is never dropped"
     assert [message.seq for message in got[1:] if isinstance(message, Block)] == list(range(23, 30))
 
 
@@ -167,7 +168,7 @@ def test_a_new_receiver_takes_the_place_of_a_dead_one(
     assert len(_collect(sender, first, 1)) == 1
     mortal.destroy(0)
     second = closing(Receiver.bind(context, endpoint))
-    got: list[link.Message] = []
+    got: list[messages.Message] = []
     for block in _blocks(1000):  # those on their way when the first died are lost
         sender.send(block)
         second.socket.poll(20)
@@ -182,7 +183,7 @@ def test_with_keep_all_a_slow_receiver_gets_everything(
     endpoint = f"ipc://{tmp_path}/s"
     sender = closing(Sender.connect(context, endpoint, capacity=4, keep_all=True))
     receiver = closing(Receiver.bind(context, endpoint))
-    got: list[link.Message] = []
+    got: list[messages.Message] = []
     for block in _blocks(300):
         sender.send(block)
         while sender.full:
@@ -193,8 +194,8 @@ def test_with_keep_all_a_slow_receiver_gets_everything(
     assert sender.dropped == 0
 
 
-def _collect(sender: Sender, receiver: Receiver, count: int) -> list[link.Message]:
-    got: list[link.Message] = []
+def _collect(sender: Sender, receiver: Receiver, count: int) -> list[messages.Message]:
+    got: list[messages.Message] = []
     for _ in range(1000):
         sender.wait(0)
         if len(got) >= count:

@@ -13,7 +13,7 @@ from engine.bundle import load_bundle
 from engine.recognizer import Recognition, Stream
 from engine.types import Block, Face, Observation
 from engine.window import UNBOUNDED_NS
-from realtime.link import End
+from realtime.messages import End
 from realtime.schedule import NS, Schedule
 from realtime.scoring import Recogniser
 from tests.engine.small_bundle import write_bundle

@@ -119,6 +119,28 @@ def test_several_streams_are_bounded() -> None:
     assert f"door{MOST_STREAMS} " not in shown
 
 
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_of_several_streams_each_has_a_line(width: int) -> None:
+    view = View(screen(width))
+    view.show(emotion(stream="lobby"), 0)
+    view.show(status(stream="lobby", missing=(), drops={}, restarts={}, state="running"), 1)
+    view.show(emotion(stream="desk", top=None), 2)
+    view.show(status(stream="desk", overload=0.4), 3)
+    rows = drawn(view, width).splitlines()
+    assert len(rows) == 5, "two lines, a heading and a frame"
+    assert max(map(len, rows)) <= width
+    if width >= 80:
+        assert all(
+            word in rows[2] for word in ("lobby", "happy 50%", "95%", "100%", "26 ms", "5.0", "running")
+        )
+        assert all(word in rows[3] for word in ("desk", "-", "degraded"))
+
+
+def test_overload_is_said() -> None:
+    assert "overloaded: 40% of the windows skipped" in line(status(overload=0.4))
+    assert "overloaded" not in line(status(overload=0.0))
+
+
 def test_a_message_cannot_steer_the_terminal() -> None:
     nasty = status(source={"camera": "\x1b[2Jnasty\x07", "microphone": None})
     view = View(screen(80))

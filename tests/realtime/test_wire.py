@@ -78,6 +78,10 @@ def test_status_with_and_without_what_is_optional() -> None:
     bare = status(cpu=None, latency_ms={}, missing=())
     assert "cpu" not in to_map(bare)
     assert decode(*encode(bare)) == bare
+    busy = status(overload=0.25)
+    assert list(to_map(busy))[-2:] == ["overload", "cpu"]
+    assert decode(*encode(busy)) == busy
+    assert "overload" not in to_map(status())
 
 
 def test_unknown_keys_are_ignored_at_every_level() -> None:

@@ -152,6 +152,26 @@ def test_the_command_reports_all_heads_with_and_without_a_label(
     assert "UAR" in capsys.readouterr().out
 
 
+def test_a_stream_in_several_orders_has_the_mean_over_them(
+    bundle: Path, voices: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "report.json"
+    options = ["--bundle", str(bundle), "--clips", str(voices), "--stream", "--drop-label", "fearful"]
+    assert main([*options, "--jobs", "1", "--orders", "3", "--json", str(file)]) == 0
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert "mean over 3 orders" in capsys.readouterr().out
+    takes = list_clips(voices)
+    for dropped, told in (((), report["orders"]), (("fearful",), report["orders"]["without"])):
+        expected = [
+            summaries(score_clips(takes, Setting(bundle=bundle, stream=True, seed=seed)), dropped, 0)
+            for seed in range(3)
+        ]
+        for head in HEADS:
+            uars = [each[head].uar for each in expected]
+            assert told["heads"][head]["orders"] == pytest.approx(uars)
+            assert told["heads"][head]["uar"] == pytest.approx(np.mean(uars))
+
+
 def test_the_folder_holds_figures_pictures_groups_curves_and_a_card(
     bundle: Path, voices: Path, tmp_path: Path
 ) -> None:
@@ -187,6 +207,7 @@ def test_the_folder_holds_figures_pictures_groups_curves_and_a_card(
         (["--clips", "x", "--out", "y", "--robustness", "fog"], "fog"),
         (["--stills", "x", "--out", "y", "--robustness"], "--stills"),
         (["--ravdess", "x", "--group", "sex"], "--clips"),
+        (["--clips", "x", "--orders", "2"], "--stream"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(

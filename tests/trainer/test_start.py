@@ -54,11 +54,13 @@ def test_a_bundle_gives_sizes_and_weights(tmp_path: Path) -> None:
     given = network(1)
     halves = {k: v.half() if v.ndim > 1 else v for k, v in given.state_dict().items()}
     save_file(halves, tmp_path / "model.safetensors")
-    (tmp_path / "manifest.json").write_text('{"network": {"window_model": {"width": 16}}}')
+    manifest = '{"network": {"window_model": {"width": 16}}, "lead": "video", "smoothing_s": 0.5}'
+    (tmp_path / "manifest.json").write_text(manifest)
     file = tmp_path / "tune.toml"
     file.write_text(f'name = "tune"\nstart_bundle = "{tmp_path.as_posix()}"\n')
     config = read_config(file)
     assert config["window_model"] == {"width": 16}
+    assert (config["lead"], config["smoothing_s"], config["name"]) == ("video", 0.5, "tune")
     made = network(2)
     start(made, config)
     assert all(v.dtype != torch.half for v in made.state_dict().values())
@@ -90,3 +92,14 @@ def test_parts_are_frozen_by_name() -> None:
     assert all(name.startswith(("window_model.sound_encoder.", "frame_encoder.motion.")) for name in still)
     with pytest.raises(ValueError, match="'ears', which is no part"):
         freeze(made, ["ears"])
+
+
+def test_settings_replace_lines_of_the_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('name = "a"\nseed = 1\n[window_model]\nwidth = 96\nheads = 4\n')
+    config = read_config(file, ["seed=2", 'splits=["train", "dev"]', "window_model.width=64"])
+    assert config == {
+        "name": "a", "seed": 2, "splits": ["train", "dev"], "window_model": {"width": 64, "heads": 4}
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"--set name=b is not a line of TOML"):
+        read_config(file, ["name=b"])

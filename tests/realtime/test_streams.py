@@ -1,0 +1,162 @@
+"""Many streams in one recogniser, without its process: batches change no score, overload is borne evenly.
+
+Time is an argument: a machine that is too slow is one on which each turn comes late.
+"""
+
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.backends import choose
+from engine.bundle import load_bundle
+from engine.streams import Recognition, Stream
+from engine.types import Block, Face, Observation
+from realtime.messages import Routed, Scored
+from realtime.schedule import NS, Schedule
+from realtime.scoring import Recogniser
+from realtime.streams import Pace, Streams
+from tests.engine.small_bundle import write_bundle
+
+MS = 1_000_000
+EPOCH = 7 * NS + 123
+NAMES = ("lobby", "desk", "door", "yard", "hall", "roof")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+class Counting(Recognition):
+    """A recognition that notes how many faces and windows went through in each batch."""
+
+    def __init__(self, folder: Path) -> None:
+        bundle = load_bundle(folder)
+        super().__init__(bundle, choose(bundle, "onnx").backend)
+        self.faces: list[int] = []
+        self.windows: list[int] = []
+
+    def observe(self, released):  # type: ignore[no-untyped-def]
+        listed = [(slot, list(ticks)) for slot, ticks in released]
+        if count := sum(len(ticks) for _, ticks in listed):
+            self.faces.append(count)
+        super().observe(listed)
+
+    def scores(self, due):  # type: ignore[no-untyped-def]
+        self.windows.append(len(due))
+        return super().scores(due)
+
+
+class Slow(Pace):
+    """The pace of a machine that always takes as long."""
+
+    def took(self, count: int, spent_ns: int) -> None:
+        pass
+
+
+def _streams(recognition: Recognition, names: tuple[str, ...], live: bool = True) -> Streams:
+    found = {}
+    for name in names:
+        schedule = Schedule(EPOCH, 15, Fraction(5), 80 * MS if live else None)
+        found[name] = Recogniser(Stream(recognition, EPOCH, at_once=not live), schedule, live, name)
+    return Streams(recognition, found, live)
+
+
+def _items(name: str, seconds: float) -> list[Observation | Block]:
+    """30 pictures and 50 blocks a second, another face and voice for each stream."""
+    chance = np.random.default_rng(NAMES.index(name))
+    items: list[Observation | Block] = []
+    for k in range(round(30 * seconds)):
+        crop = chance.integers(0, 256, (112, 112), np.uint8)
+        face = Face(crop=crop, previous=crop, gap_ns=0, box=(1.0, 2.0, 3.0, 4.0), confidence=0.9, track=0)
+        items.append(Observation(t_ns=EPOCH + k * NS // 30, seq=k, face=face))
+    for k in range(round(50 * seconds)):
+        samples = chance.standard_normal(320).astype(np.float32) / 10
+        items.append(Block(t_ns=EPOCH + k * NS // 50, seq=k, samples=samples))
+    return sorted(items, key=lambda item: item.t_ns)
+
+
+def _play(streams: Streams, names: tuple[str, ...], seconds: float, turn_ns: int) -> list[tuple[int, Scored]]:
+    """Everything at its time, with a turn each `turn_ns`; returns what was scored, and when."""
+    left = {name: _items(name, seconds) for name in names}
+    scored = []
+    for now_ns in range(EPOCH + turn_ns, EPOCH + round(seconds * NS) + 1, turn_ns):
+        for name, items in left.items():
+            while items and items[0].t_ns <= now_ns:
+                streams.take(Routed(name, items.pop(0)), now_ns)
+        streams.encode()
+        for batch in streams.due(now_ns):
+            scored += [(now_ns, each) for each in streams.score(batch, now_ns)]
+    return scored
+
+
+def test_together_and_alone_the_scores_are_the_same(folder: Path) -> None:
+    together, alone = Counting(folder), Counting(folder)
+    scored = _play(_streams(together, NAMES[:3]), NAMES[:3], 2.0, 20 * MS)
+    assert max(together.faces) == max(together.windows) == 3
+    for name in NAMES[:3]:
+        ours = [each.scores for _, each in scored if each.stream == name]
+        theirs = [each.scores for _, each in _play(_streams(alone, (name,)), (name,), 2.0, 20 * MS)]
+        assert [scores.t_ns for scores in ours] == [scores.t_ns for scores in theirs]
+        assert len(ours) == 9
+        for a, b in zip(ours, theirs, strict=True):
+            assert (a.valid_video, a.valid_audio) == (b.valid_video, b.valid_audio)
+            for head, values in a.heads.items():
+                np.testing.assert_allclose(values, b.heads[head], atol=1e-5)
+    assert max(alone.windows) == 1
+
+
+def test_without_a_clock_no_stream_shares_a_batch(folder: Path) -> None:
+    recognition = Counting(folder)
+    scored = _play(_streams(recognition, NAMES[:2], live=False), NAMES[:2], 1.0, 400 * MS)
+    assert set(recognition.windows) == {1}
+    assert Counter(each.stream for _, each in scored) == {"lobby": 4, "desk": 4}
+
+
+def test_under_overload_every_rate_falls_evenly_and_nothing_piles_up(folder: Path) -> None:
+    turn_ns = 700 * MS  # more than three windows and ten ticks a turn
+    recognition = Counting(folder)
+    streams = _streams(recognition, NAMES)
+    streams.faces = Slow(150 * MS / (4 * len(NAMES)))  # and time for four faces of each stream
+    scored = _play(streams, NAMES, 7.0, turn_ns)
+    rates = {name: streams.counted(name) for name in NAMES}
+    assert set(rates.values()) == {(10, 24)}, "scored and skipped, of 34 that were due"
+    assert all(streams.counted(name) == (0, 0) for name in NAMES), "counted since the last time"
+    # The newest is scored: whatever is late is late by the turn and the wait, however long it lasts.
+    assert all(now_ns - each.scores.t_ns <= 200 * MS + 80 * MS for now_ns, each in scored)
+    for name, recogniser in streams.recognisers.items():
+        assert recogniser.stream.closed == []
+        forgone = recogniser.stream.counts["forgone_tick"]
+        assert 0 < forgone < 105, name
+        newest = [each.scores for _, each in scored if each.stream == name][-1]
+        assert newest.valid_video == pytest.approx(1 - forgone / 105, abs=0.12)
+        assert newest.valid_audio > 0.9, "sound costs little, and all of it counts"
+    assert len({recogniser.stream.counts["forgone_tick"] for recogniser in streams.recognisers.values()}) == 1
+
+
+def test_the_earliest_end_goes_first_and_batches_have_a_limit(folder: Path) -> None:
+    streams = _streams(Recognition(load_bundle(folder), choose(load_bundle(folder), "onnx").backend), NAMES)
+    for k, recogniser in enumerate(reversed(streams.recognisers.values())):
+        recogniser.schedule.epoch_ns -= k * 10 * MS
+    streams.windows = Slow(500 * MS / 4)
+    batches = list(streams.due(EPOCH + 290 * MS))
+    assert [len(batch) for batch in batches] == [4, 2]
+    ends = [end_ns for batch in batches for _, end_ns in batch]
+    assert ends == sorted(ends)
+    assert {name for batch in batches for name, _ in batch} == set(NAMES)
+
+
+def test_a_stream_of_which_nothing_is_expected_is_over_and_holds_up_nobody(folder: Path) -> None:
+    streams = _streams(Counting(folder), NAMES[:2])
+    streams.recognisers["desk"].expect(video=False, audio=False)
+    assert streams.newly_over() == ["desk"]
+    assert streams.newly_over() == []
+    scored = _play(streams, NAMES[:2][:1], 1.0, 20 * MS)
+    assert {each.stream for _, each in scored} == {"lobby"}
+    assert not streams.ended
+    streams.recognisers["lobby"].expect(video=False, audio=False)
+    assert streams.newly_over() == ["lobby"]
+    assert streams.ended
