@@ -91,6 +91,7 @@ class Bundle:
 
     digest: the first 12 hexadecimal digits of the manifest's SHA-256, which names the model on the feed.
     attributes: names of the continuous attributes that the window model gives beside the labels, often none.
+    attribute_ranges: what -1 and 1 of an attribute were on the scale it was rated on, where that differs.
     temperatures: by head; logits are divided by it before the softmax. smoothing_s: see `engine.smoothing`.
     """
 
@@ -100,6 +101,7 @@ class Bundle:
     version: str
     labels: tuple[str, ...]
     attributes: tuple[str, ...]
+    attribute_ranges: dict[str, tuple[float, float]]
     heads: tuple[str, ...]
     lead: str
     temperatures: dict[str, float]
@@ -164,6 +166,10 @@ def _parse(folder: Path, digest: str, manifest: JsonMap) -> Bundle:
         version=str(manifest["version"]),
         labels=labels,
         attributes=_words(manifest["attributes"]),
+        attribute_ranges={
+            str(name): (float(low), float(high))
+            for name, (low, high) in manifest.get("attribute_ranges", {}).items()
+        },
         heads=heads,
         lead=manifest["lead"],
         temperatures=temperatures,
@@ -196,6 +202,8 @@ def _check_sense(bundle: Bundle) -> None:
         raise ValueError("labels are missing or named twice")
     if len(set(bundle.attributes)) != len(bundle.attributes) or len(bundle.attributes) > MOST_ATTRIBUTES:
         raise ValueError(f"more than {MOST_ATTRIBUTES} attributes, or one named twice")
+    if any(not low < high for low, high in bundle.attribute_ranges.values()):
+        raise ValueError(f"attribute_ranges {bundle.attribute_ranges} do not all rise")
     if any(not 0 < temperature < 1000 for temperature in bundle.temperatures.values()):
         raise ValueError(f"temperatures {bundle.temperatures} are not all positive")
     if not 0 <= bundle.smoothing_s <= LONGEST_SMOOTHING_S:

@@ -1,8 +1,8 @@
-"""`python -m trainer.calibrate --config FILE --weights FILE --test DIR --out FILE`: one temperature a head.
+"""`python -m trainer.calibrate --config FILE`: one temperature a head.
 
-Fitted on dev windows drawn as live use would have them, shown on test clips that nothing was fitted on. A
-second round that has learned from the dev speakers too is surer of them than of anybody else: it takes the
-temperatures of the first (`--temperatures`).
+Fitted on dev windows drawn as live use would have them, shown on test clips that nothing was fitted on (on
+dev, where the configuration's sets have no test split). A second round that has learned from the dev speakers
+too is surer of them than of anybody else: it takes the temperatures of the first (`--temperatures`).
 Writes the weights with the temperatures in them; `trainer.export` carries them to the manifest.
 """
 
@@ -21,18 +21,21 @@ from trainer.export import load_network
 from trainer.labels import HEADS
 from trainer.metrics import calibration_error, unweighted_average_recall
 from trainer.model.de3 import DE3
+from trainer.prepared_sets import dev_sets, make_ready, shown_split
+from trainer.set_union import SetFolders
 from trainer.stage_windows import window_logits
-from trainer.start import read_config
-from trainer.window_batches import WindowSource
+from trainer.start import read_config, read_weights, run_folder
+from trainer.window_batches import Shares, WindowSource
 
 STEPS, BATCH = 40, 32
+SHARES: dict[str, Shares] = {"both": (1, 0, 0), "voice": (0, 1, 0), "face": (0, 0, 1)}
 GRID = torch.logspace(-0.6, 1.0, 161)
 
 
 @torch.inference_mode()
 def draw_logits(network: DE3, source: WindowSource, seed: int, sense: str) -> tuple[Tensor, Tensor]:
     """(N, 3, L) logits and (N,) labels of windows with face, voice or both."""
-    source.shares = {"both": (1, 0, 0), "voice": (0, 1, 0), "face": (0, 0, 1)}[sense]
+    source.shares = SHARES[sense]
     logits, labels = [], []
     for batch in source.batches(np.random.default_rng(seed), BATCH, STEPS):
         logits.append(window_logits(network, batch).float())
@@ -48,31 +51,51 @@ def temperature(logits_NL: Tensor, labels_N: Tensor) -> float:
 
 def fit(network: DE3, dev: WindowSource) -> None:
     """Set the network's temperatures, each from the windows that its head is asked about."""
-    fitted = {sense: draw_logits(network, dev, 11, sense) for sense in ("both", "voice", "face")}
+    fitted = {sense: draw_logits(network, dev, 11, sense) for sense in SHARES if dev.has(SHARES[sense])}
     asked = {"video": ("both", "face"), "audio": ("both", "voice"), "fused": ("both", "voice", "face")}
     for head, name in enumerate(HEADS):
-        logits = torch.cat([fitted[sense][0][:, head] for sense in asked[name]])
-        labels = torch.cat([fitted[sense][1] for sense in asked[name]])
+        there = [fitted[sense] for sense in asked[name] if sense in fitted]
+        if not there:
+            continue
+        logits = torch.cat([found[:, head] for found, _ in there])
+        labels = torch.cat([known for _, known in there])
         network.temperatures[head] = temperature(logits, labels)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m trainer.calibrate", description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--test", type=Path, required=True, help="prepared test clips")
-    parser.add_argument("--out", type=Path, required=True, help="weights with temperatures")
+    parser.add_argument("--weights", type=Path, help="default: runs/NAME/best.safetensors")
+    parser.add_argument("--test", type=Path, help="prepared test clips; default: those of the sets")
+    parser.add_argument("--out", type=Path, help="default: calibrated.safetensors beside the weights")
     parser.add_argument("--temperatures", type=Path, help="weights of the first round, to take them from")
     arguments = parser.parse_args()
-    config = read_config(arguments.config)
-    network = load_network(config, arguments.weights)
-    if arguments.temperatures is None:
-        fit(network, _source(config, network, Path(config["dev_clips"]), "dev"))
-    else:
-        network.temperatures.copy_(load_file(arguments.temperatures)["temperatures"])
-    test = _source(config, network, arguments.test, "test")
-    report: dict[str, Any] = {"temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True))}
-    for sense in ("both", "voice", "face"):
+    try:
+        config = read_config(arguments.config)
+        weights = arguments.weights or run_folder(config) / "best.safetensors"
+        network = load_network(config, weights)
+        make_ready(config)
+        if arguments.temperatures is None:
+            fit(network, _source(network, dev_sets(config), "dev"))
+        else:
+            network.temperatures.copy_(read_weights(arguments.temperatures)["temperatures"])
+        split = "test" if arguments.test else shown_split(config)
+        test = _source(network, _test_sets(config, arguments.test, split), split)
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(2, f"{error}\n")
+    report = {"temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True)), "split": split}
+    report |= calibration(network, test)
+    out = arguments.out or weights.with_name("calibrated.safetensors")
+    save_file(load_file(weights) | {"temperatures": network.temperatures.clone()}, out)
+    print(json.dumps(report, indent=1))
+
+
+def calibration(network: DE3, test: WindowSource) -> dict[str, dict[str, float]]:
+    """Calibration error and UAR by what was there and head, of what there are windows of."""
+    report = {}
+    for sense in SHARES:
+        if not test.has(SHARES[sense]):
+            continue
         logits, labels = draw_logits(network, test, 12, sense)
         for head, name in enumerate(HEADS):
             if (sense, name) in (("voice", "video"), ("face", "audio")):
@@ -82,13 +105,17 @@ def main() -> None:
                 "ece": calibration_error(scores, labels.numpy()),
                 "uar": unweighted_average_recall(labels.numpy(), scores.argmax(1)),
             }
-    state = load_file(arguments.weights) | {"temperatures": network.temperatures.clone()}
-    save_file(state, arguments.out)
-    print(json.dumps(report, indent=1))
+    return report
 
 
-def _source(config: dict[str, Any], network: DE3, clips: Path, split: str) -> WindowSource:
-    source = WindowSource(cache=Path(config["cache"]), clips=clips, splits=(split,), shares=(1, 0, 0))
+def _test_sets(config: dict[str, Any], named: Path | None, split: str) -> list[SetFolders]:
+    if named is None:
+        return dev_sets(config, split)
+    return [SetFolders(Path(config["cache"]), (named,))]
+
+
+def _source(network: DE3, sets: list[SetFolders], split: str) -> WindowSource:
+    source = WindowSource(sets=sets, splits=(split,), shares=(1, 0, 0))
     source.voice_mean, source.face_mean = network.voice_mean.numpy(), network.face_mean.numpy()
     source.renew_motion_means(network.frame_encoder.motion, 0)
     return source

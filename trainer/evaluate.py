@@ -27,7 +27,7 @@ from trainer.clip_report import clip_report, order_report
 from trainer.data import ravdess
 from trainer.data.clips import list_clips
 from trainer.data.takes import Take
-from trainer.facts import Facts, ravdess_facts, table_facts
+from trainer.facts import Facts, ravdess_facts, scaled_facts, table_facts
 from trainer.heat_map import attend
 from trainer.robustness import CURVES, fitting, robustness, sample
 from trainer.still_trials import evaluate_stills
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--ravdess", "--voices", type=Path, metavar="DIR", help="RAVDESS folder, sound alone")
     what.add_argument("--stills", type=Path, metavar="DIR", help="folder of still faces as FERPlus sheets")
     p.add_argument("--actors", type=parse_actors, default=parse_actors("17-20"), help="with --ravdess")
-    p.add_argument("--split", default="dev", help="with --stills (default: dev)")
+    p.add_argument("--split", default="dev", help="of --stills or a table of takes (default: dev)")
     p.add_argument("--stream", action="store_true", help="a speaker's clips as one stream, baselines kept")
     p.add_argument("--modality", choices=SHOWN, default="both", help="what is shown of the clips")
     p.add_argument("--drop-label", action="append", default=[], help="report also without clips so labelled")
@@ -86,14 +86,14 @@ def parser() -> argparse.ArgumentParser:
 def open_takes(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[Take], list[Facts]]:
     """The clips that were asked for, and what is known of each."""
     if arguments.clips is not None:
-        takes = list_clips(arguments.clips)
+        takes = list_clips(arguments.clips, arguments.split)
         facts = table_facts(arguments.clips, takes, arguments.group, bundle.attributes)
     else:
         takes = ravdess.list_takes(arguments.ravdess, arguments.actors)
         facts = ravdess_facts(takes)
     if not takes:
         raise ValueError(f"{arguments.clips} lists no clips.")
-    return takes, facts
+    return takes, scaled_facts(facts, bundle.attribute_ranges)
 
 
 def setting_of(arguments: argparse.Namespace) -> Setting:

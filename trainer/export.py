@@ -1,4 +1,4 @@
-"""`python -m trainer.export --config FILE --weights FILE --out DIR`: a trained network becomes a bundle.
+"""`python -m trainer.export --config FILE`: a trained network becomes a bundle.
 
 Writes the two ONNX graphs, the weights (matrices at half precision, to start other trainings from),
 parity samples with PyTorch's answers, the card and the manifest with every file's digest. Knows nothing
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engine.signals.align import TEMPLATE
@@ -27,7 +27,7 @@ from trainer.labels import HEADS, LABELS
 from trainer.model.de3 import DE3
 from trainer.prepare_voices import VOICE_FLOOR
 from trainer.report_card import pictures as shown
-from trainer.start import read_config
+from trainer.start import fill, read_config, read_weights, run_folder
 from trainer.window_batches import BINS, MEL_HZ, PRIOR_S, TAU_S, TICK_HZ, TICKS
 
 WINDOW_INPUTS = (
@@ -35,14 +35,20 @@ WINDOW_INPUTS = (
     "voice_baseline", "voice_weight",
 )  # fmt: skip
 LICENCE = "CC-BY-NC-SA-4.0"
+FILES = ("frame_encoder.onnx", "window_model.onnx", "parity.npz", "model.safetensors", "CARD.md")
 OPSET = 20
 PARITY_WINDOWS, PARITY_FRAMES = 4, 6
 
 
 def load_network(config: dict[str, Any], weights: Path) -> DE3:
-    """The network of a configuration with trained weights, ready to infer."""
-    network = DE3(config)
-    network.load_state_dict(load_file(weights))
+    """The network of a configuration with trained weights, ready to infer.
+
+    Raises ValueError where the file is missing or does not fit.
+    """
+    network, state = DE3(config), read_weights(weights)
+    if strange := sorted(state.keys() - network.state_dict().keys()):
+        raise ValueError(f"{weights} does not fit: the configuration's network has no {strange[0]}.")
+    fill(network, state, weights, optional=())
     return network.eval()
 
 
@@ -72,16 +78,14 @@ def export(
     (out / "CARD.md").write_text(card)
     for picture in pictures:
         shutil.copyfile(picture, out / picture.name)
-    files = (
-        "frame_encoder.onnx", "window_model.onnx", "parity.npz", "model.safetensors", "CARD.md",
-        *(picture.name for picture in pictures),
-    )  # fmt: skip
+    files = (*FILES, *(picture.name for picture in pictures))
     manifest = {
         "schema": 1,
         "name": name,
         "version": version,
         "labels": LABELS,
         "attributes": attributes,
+        "attribute_ranges": config.get("attribute_ranges", {}),
         "heads": HEADS,
         "lead": config.get("lead", "fused"),
         "temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True)),
@@ -168,33 +172,48 @@ def main() -> None:
     parser.add_argument(
         "--config", type=Path, required=True, help="the configuration that trained the weights"
     )
-    parser.add_argument("--weights", type=Path, required=True, help="best.safetensors of that training")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the bundle")
+    parser.add_argument("--weights", type=Path, help="default: runs/NAME/calibrated.safetensors")
+    parser.add_argument("--out", type=Path, help="folder of the bundle; default: runs/NAME/bundle")
     parser.add_argument("--card", type=Path, help="Markdown: on what, how well, what it cannot do, licence")
     parser.add_argument("--version", default="1")
     arguments = parser.parse_args()
-    config = read_config(arguments.config)
-    network = load_network(config, arguments.weights)
+    try:
+        config = read_config(arguments.config)
+        weights = arguments.weights or calibrated(run_folder(config))
+        network = load_network(config, weights)
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(2, f"{error}\n")
+    out = arguments.out or run_folder(config) / "bundle"
     card = arguments.card.read_text() if arguments.card else f"# {config['name']}\n\nLicence: {LICENCE}\n"
-    history = arguments.weights.parent / "history.jsonl"
+    history = weights.parent / "history.jsonl"
     rows = [json.loads(line) for line in history.read_text().splitlines()] if history.is_file() else []
     training = {
         "config": config,
-        "weights_sha256": hashlib.sha256(arguments.weights.read_bytes()).hexdigest(),
+        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "best_epoch": max(rows, key=lambda row: row["select"]) if rows else None,
     }
     export(
         config,
         network,
-        arguments.out,
+        out,
         name=config["name"],
         version=arguments.version,
         card=card,
         training=training,
         pictures=[arguments.card.parent / name for name in shown(card)] if arguments.card else (),
     )
-    size = sum(file.stat().st_size for file in arguments.out.iterdir())
-    print(f"{arguments.out}: {size / 1e6:.1f} MB")
+    size = sum(file.stat().st_size for file in out.iterdir())
+    print(f"{out}: {size / 1e6:.1f} MB; it runs with: python -m realtime.run --bundle {out}")
+
+
+def calibrated(run: Path) -> Path:
+    """The weights of a run with their temperatures. Raises ValueError where there are none, or older ones."""
+    best, found = run / "best.safetensors", run / "calibrated.safetensors"
+    if not found.is_file() or (best.is_file() and best.stat().st_mtime_ns > found.stat().st_mtime_ns):
+        raise ValueError(
+            f"{run} has no temperatures for its best weights: run trainer.calibrate, or name --weights."
+        )
+    return found
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ Data leaves it as `Facts`, one a take.
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from trainer.attribute_scale import Ranges, on_scale
 from trainer.data import ravdess
+from trainer.data.clips import file_column
 from trainer.data.takes import Take
 
 
@@ -40,10 +42,24 @@ def table_facts(
                 values = {name: float(row[name]) for name in known if row[name]}
             except ValueError as error:
                 raise ValueError(f"{table}, line {line}: {error}.") from error
-            by_file[table.parent / row["file"]] = Facts(
+            by_file[table.parent / row[file_column(columns)]] = Facts(
                 groups={name: row[name].strip() or "not given" for name in groups}, attributes=values
             )
     return [by_file[take.file] for take in takes]
+
+
+def scaled_facts(facts: Sequence[Facts], ranges: Ranges) -> list[Facts]:
+    """Attributes on the scale that a bundle gives them on, -1 to 1; ranges: those of the bundle."""
+    return [
+        replace(
+            each,
+            attributes={
+                name: on_scale(value, *ranges[name]) if name in ranges else value
+                for name, value in each.attributes.items()
+            },
+        )
+        for each in facts
+    ]
 
 
 def ravdess_facts(takes: Sequence[Take]) -> list[Facts]:

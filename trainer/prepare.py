@@ -1,22 +1,22 @@
 """`python -m trainer.prepare NAME --root DIR --out DIR`: a set of recordings as the engine sees and hears it.
 
 NAME is ravdess, crema_d, msp_improv, nemo or csv (your own). Every take goes once through the very code that
-runs live and is kept in `OUT/takes`; from there `OUT/faces/SPLIT` (read by `trainer.prepare_windows`) and
-`OUT/voices` (read by `trainer.prepare_voices`) are written. A broken run goes on where it stopped. What could
-not be read is listed in `OUT/failures.csv`, and the rest goes on.
+runs live and is kept in `OUT/takes`; from there `OUT/faces/SPLIT` and `OUT/voices` are written, which a
+configuration reads that names OUT among its `sets`. A broken run goes on where it stopped. `OUT/takes.csv`
+tells of every take what was there, face, voice or both; what could not be read, or not in full, is listed
+in `OUT/failures.csv` with the reason, and the rest goes on.
 """
 
 import argparse
-import csv
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import cv2
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from engine.bundle import Bundle, load_bundle
@@ -24,10 +24,10 @@ from engine.errors import FinderError
 from engine.signals.face import FaceFinder, load_finder
 from trainer.data import crema_d, msp_improv, nemo, ravdess, recordings
 from trainer.data.protocols import SPLITS, load_protocol
-from trainer.data.sound import RATE_HZ
 from trainer.data.takes import Take
+from trainer.take_report import KINDS, Summary, sort_takes, tell, write_tables
 from trainer.take_sets import write_faces, write_voices
-from trainer.take_store import SHORTEST_S, Store, observe, settings_of
+from trainer.take_store import Store, observe, settings_of
 from trainer.work_pool import Died, run_all
 
 LABELS_OF: dict[str, crema_d.Channel | None] = {
@@ -64,34 +64,6 @@ class Request:
     jobs: int = 1
     face_model: Path | None = None
     offline: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A take that is not as it should be. kept: whether its sound is used all the same."""
-
-    name: str
-    file: Path
-    kept: bool
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """What a run did. made: takes preprocessed by it; there: by an earlier one; seconds: for those made."""
-
-    takes: int
-    unrated: int
-    made: int
-    there: int
-    seconds: float
-    faces: dict[str, int]
-    voices: int
-    failures: tuple[Failure, ...]
-
-    @property
-    def clips_a_second(self) -> float:
-        return self.made / self.seconds if self.made else 0.0
 
 
 def listed(request: Request) -> tuple[list[Take], int]:
@@ -135,17 +107,19 @@ def prepare(request: Request, progress: Progress) -> Summary:
             lost[take.name] = answer
         progress.advance(task)
     seconds = time.monotonic() - started
-    failures, heard, seen = _sorted(store, takes, lost)
-    if heard:
-        write_voices(store, heard, request.out / "voices")
+    failures, found = sort_takes(store, takes, lost)
+    heard = [each.take for each in found if each.voice_s]
+    seen = [each.take for each in found if each.face]
+    write_voices(store, heard, request.out / "voices")
     task = progress.add_task("shards", total=len(seen))
     faces = {}
     for split in SPLITS:
         chosen = [take for take in seen if take.split == split]
         faces[split] = len(chosen)
-        write_faces(store, chosen, request.out / "faces" / split, split, lambda: progress.advance(task))
+        folder = request.out / "faces" / split
+        write_faces(store, chosen, {take.name for take in heard}, folder, lambda: progress.advance(task))
     progress.update(task, completed=len(seen))
-    _write_failures(request.out / "failures.csv", failures)
+    write_tables(request.out, found, failures)
     made = sum(take.name not in lost for take in missing)
     return Summary(
         takes=len(takes),
@@ -155,42 +129,13 @@ def prepare(request: Request, progress: Progress) -> Summary:
         seconds=seconds,
         faces=faces,
         voices=len(heard),
+        kinds=Counter(each.kept for each in found),
         failures=tuple(failures),
     )
 
 
 def _readable(take: Take) -> bool:
     return all(file.is_file() for file in (take.file, take.sound) if file is not None)
-
-
-def _sorted(
-    store: Store, takes: Sequence[Take], lost: dict[str, str]
-) -> tuple[list[Failure], list[Take], list[Take]]:
-    """What failed, what is heard, and what is heard and seen."""
-    failures, heard, seen = [], [], []
-    for take in takes:
-        reason, kept = lost.get(take.name, ""), False
-        if not reason:
-            _, samples, pictures, found = store.sizes(take)
-            kept = samples >= SHORTEST_S * RATE_HZ
-            if not kept:
-                reason = "it has no sound" if not samples else f"its sound lasts {samples / RATE_HZ:.2f} s"
-            elif pictures and not found:
-                reason = f"no face in its {pictures} pictures, so only its sound is used"
-            if kept:
-                heard.append(take)
-            if kept and found:
-                seen.append(take)
-        if reason:
-            failures.append(Failure(name=take.name, file=take.file, kept=kept, reason=reason))
-    return failures, heard, seen
-
-
-def _write_failures(file: Path, failures: Sequence[Failure]) -> None:
-    with file.open("w", encoding="utf-8", newline="") as table:
-        writer = csv.writer(table)
-        writer.writerow(("name", "file", "sound_kept", "reason"))
-        writer.writerows((f.name, f.file, f.kept, f.reason) for f in failures)
 
 
 _tools: tuple[Store, FaceFinder, Bundle] | None = None
@@ -227,21 +172,8 @@ def _table(root: Path) -> Path:
     return tables[0]
 
 
-def tell(summary: Summary, out: Path, console: Console) -> None:
-    """The run in a few lines."""
-    faces = ", ".join(f"{count} {split}" for split, count in summary.faces.items() if count)
-    console.print(f"{summary.takes} takes: {summary.voices} voices, with faces {faces or 'none'}; in {out}")
-    if summary.unrated:
-        console.print(f"{summary.unrated} more have neither a label nor an attribute and were left out")
-    console.print(
-        f"{summary.made} preprocessed in {summary.seconds:.0f} s, "
-        f"{summary.clips_a_second:.1f} clips a second; {summary.there} were there"
-    )
-    if summary.failures:
-        kept = sum(failure.kept for failure in summary.failures)
-        console.print(
-            f"{len(summary.failures)} not as they should be ({kept} kept as sound): {out / 'failures.csv'}"
-        )
+def _usual_place(chosen: argparse.Namespace) -> Path:
+    return Path("data") / (_table(chosen.root).stem if chosen.set_name == "csv" else chosen.set_name)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -251,23 +183,24 @@ def main(arguments: list[str] | None = None) -> None:
         "set_name", choices=sorted(ADAPTERS), metavar="NAME", help=", ".join(sorted(ADAPTERS))
     )
     parser.add_argument("--root", type=Path, required=True, help="the set's folder; for csv the table")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="default: data/NAME; for csv data/ and the table's name")
     parser.add_argument("--protocol", default="", help="who trains and who is tested: see trainer/protocols")
     parser.add_argument("--fold", type=int, default=1, help="partition of the protocol, from 1")
     parser.add_argument("--labels", choices=sorted(LABELS_OF), default="intended", help="for crema_d")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--face-model", type=Path, help="YuNet's file")
     parser.add_argument("--offline", action="store_true", help="never fetch the face finder")
-    request = Request(**vars(parser.parse_args(arguments)))
+    chosen = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         try:
+            request = Request(**vars(chosen) | {"out": chosen.out or _usual_place(chosen)})
             summary = prepare(request, progress)
         except (ValueError, FileNotFoundError, FinderError) as error:
             parser.exit(2, f"{error}\n")
     tell(summary, request.out, progress.console)
-    if not summary.voices:
+    if not any(summary.kinds[kept] for kept in KINDS):
         parser.exit(1, "not one take could be used\n")
 
 

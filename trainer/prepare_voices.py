@@ -11,6 +11,7 @@ import argparse
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ def prepare(cache: Path, voices: Voices, sessions: int, jobs: int) -> None:
     seconds, speeds = np.zeros(shape, np.float32), np.ones(shape, np.float32)
     parts: list[NDArray[np.float16]] = []
     total = 0
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(min(jobs, len(pairs)), get_context("spawn")) as pool:
         futures = [pool.submit(_session, cache, *pair) for pair in pairs]
         for (_, session), future in track(zip(pairs, futures, strict=True), "voices", total=len(pairs)):
             for index, mel, speed in future.result():
@@ -106,8 +107,11 @@ def prepare(cache: Path, voices: Voices, sessions: int, jobs: int) -> None:
                 parts.append(mel)
                 total += len(mel)
     np.save(cache / "mel.part.npy", np.concatenate(parts))
-    np.savez(cache / "mel.npz", starts=starts, bins=bins, means=means, seconds=seconds, speeds=speeds)
+    (cache / "mel.npz").unlink(missing_ok=True)  # it comes last: where it is, both are whole
     (cache / "mel.part.npy").replace(cache / "mel.npy")
+    part = cache / "mel.part.npz"
+    np.savez(part, starts=starts, bins=bins, means=means, seconds=seconds, speeds=speeds)
+    part.replace(cache / "mel.npz")
 
 
 def bundled_voices(data: Path, cache: Path) -> Voices:

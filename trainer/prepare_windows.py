@@ -1,10 +1,12 @@
 """`python -m trainer.prepare_windows --config FILE --clips DIR --out DIR`: moving faces to tokens and flow.
 
 The appearance encoder is trained before and stays, so its tokens are computed once; flow is the engine's
-own. Writes `v.npy`, `flow.npy` and `clips.npz`, read by `trainer.window_batches.open_clips`.
+own. Writes `v.npy`, `flow.npy` and `clips.npz`, read by `trainer.clip_tokens.open_clips`. A configuration
+that names `sets` needs no such command: its training makes what is missing (`trainer.prepared_sets`).
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ from torch import Tensor
 
 from engine.signals.flow import Flow, FlowParams
 from trainer.clip_sets import StoredClip, load_shards
-from trainer.data.sound import open_cache
-from trainer.data.takes import NO_LABEL
+from trainer.data.sound import attribute_table, open_cache
+from trainer.data.takes import NO_LABEL, NO_TAKE
 from trainer.labels import LABELS
 from trainer.model.frame_encoder import FrameEncoder
 from trainer.start import read_config, start_encoder
@@ -62,21 +64,29 @@ def flows(clip: StoredClip, flow: Flow) -> np.ndarray:
 
 def prepare(config: dict[str, Any], clips: Path, out: Path) -> None:
     """Tokens and flow of a whole set."""
-    encoder, flow = load_frame_encoder(config).to(memory_format=torch.channels_last), Flow(FlowParams())
-    places = {name: i for i, name in enumerate(open_cache(Path(config["cache"])).names.tolist())}
-    tokens, motion, seen = [], [], []
+    names = open_cache(Path(config["cache"])).names.tolist()
+    write_tokens(load_frame_encoder(config), names, clips, out)
+
+
+def write_tokens(encoder: FrameEncoder, voices: Sequence[str], clips: Path, out: Path) -> None:
+    """Tokens and flow of a whole set; voices: the names in the cache that its sound is in."""
+    encoder, flow = encoder.to(memory_format=torch.channels_last), Flow(FlowParams())
+    places: dict[str | None, int] = {name: i for i, name in enumerate(voices)} | {None: NO_TAKE}
+    tokens, motion, seen, rated = [], [], [], []
     rows: dict[str, list[int]] = {"ticks": [], "labels": [], "voices": [], "groups": []}
-    for stored in track(load_shards(clips), "clips"):
+    for stored in track(load_shards(clips), f"faces of {clips}"):
         tokens.append(appearance_tokens(encoder, stored.clip.crops))
         motion.append(flows(stored, flow))
         seen.append(stored.clip.seen)
+        rated.append(stored.meta.get("attributes", {}))
         group = stored.meta["group"]
         rows["ticks"].append(len(stored.clip.seen))
         label = stored.meta["label"]
         rows["labels"].append(NO_LABEL if label is None else LABELS.index(label))
         rows["voices"].append(places[stored.meta["voice"]])
         rows["groups"].append(-1 if group is None else int(group))
-    index = {name: np.array(values, np.int64) for name, values in rows.items()}
+    index: dict[str, np.ndarray] = {name: np.array(values, np.int64) for name, values in rows.items()}
+    index["attribute_names"], index["attributes"] = attribute_table(rated)
     out.mkdir(parents=True, exist_ok=True)
     np.save(out / "v.npy", np.concatenate(tokens))
     np.save(out / "flow.npy", np.concatenate(motion))
@@ -92,7 +102,10 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, required=True, help="a set written by trainer.clip_sets")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    prepare(read_config(arguments.config), arguments.clips, arguments.out)
+    config = read_config(arguments.config)
+    if "sets" in config:
+        parser.exit(2, "This configuration names sets: its training makes what they lack.\n")
+    prepare(config, arguments.clips, arguments.out)
 
 
 if __name__ == "__main__":

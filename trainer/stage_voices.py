@@ -16,6 +16,7 @@ from trainer.data.takes import NO_LABEL
 from trainer.losses import concordance_loss, label_shares, share_loss
 from trainer.metrics import concordance, unweighted_average_recall
 from trainer.model.de3 import DE3
+from trainer.prepared_sets import voice_sets
 from trainer.start import fill, freeze, read_weights, start
 from trainer.teachers import Teachers
 from trainer.window_batches import WindowBatch, WindowSource
@@ -40,11 +41,9 @@ class VoicesStage:
             part.requires_grad_(True)
         self.frozen = freeze(self.network, config.get("frozen", []))
         self.attributes = tuple(config.get("attributes", ()))
-        cache, clips = Path(config["cache"]), Path(config["dev_clips"])
         self.train, self.dev = (
             WindowSource(
-                cache=cache,
-                clips=clips,
+                sets=voice_sets(config),
                 splits=splits,
                 shares=(0.0, 1.0, 0.0),
                 attributes=self.attributes,

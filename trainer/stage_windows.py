@@ -5,7 +5,6 @@ The appearance encoder comes from the first stage and stays as it is, so its tok
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from trainer.labels import HEADS
 from trainer.losses import concordance_loss, label_shares, share_loss
 from trainer.metrics import unweighted_average_recall
 from trainer.model.de3 import DE3
+from trainer.prepared_sets import dev_sets, training_sets
 from trainer.ranks import GatheredNorm
 from trainer.stage_voices import concordances
 from trainer.start import freeze, start
@@ -38,11 +38,9 @@ class WindowsStage:
         names = ["frame_encoder.appearance", "frame_encoder.expression", *config.get("frozen", [])]
         self.frozen = freeze(self.network, names)
         self.attributes = tuple(config.get("attributes", ()))
-        cache = Path(config["cache"])
         kind = WindowSource if config.get("moving_faces", True) else StillFaces
         self.train = kind(
-            cache=cache,
-            clips=Path(config["clips"]),
+            sets=training_sets(config),
             splits=tuple(config["splits"]),
             shares=tuple(config["shares"]),
             attributes=self.attributes,
@@ -50,15 +48,19 @@ class WindowsStage:
             varied=config.get("voice_variety", False),
         )
         self.dev = WindowSource(
-            cache=cache,
-            clips=Path(config["dev_clips"]),
+            sets=dev_sets(config),
             splits=("dev",),
             shares=(1, 0, 0),
             attributes=self.attributes,
             ranges=config.get("attribute_ranges"),
         )
         self.steps = config["steps"]
-        self.network.voice_mean.copy_(torch.from_numpy(self.train.voice_mean))
+        for split, source in (("train", self.train), ("dev", self.dev)):
+            if not len(source.clips.labels):
+                raise ValueError(f"A windows stage learns from faces; in the split {split} there are none.")
+        if self.train.heard:
+            self.network.voice_mean.copy_(torch.from_numpy(self.train.voice_mean))
+        self.train.voice_mean = self.network.voice_mean.numpy().copy()
         self.smoothing = config["label_smoothing"]
         self.heads = tuple(config["window_model"].get("trained_heads", HEADS))
         self.dev_rows = self._dev_rows()

@@ -18,12 +18,14 @@ from trainer.model.de3 import DE3
 from trainer.model.frame_encoder import FrameEncoder
 
 SOUND_PARTS = ("sound_in", "sound_encoder", "pools.1", "heads.1", "attribute_heads.1")
-OPTIONAL = "window_model.attribute_heads."
+KEPT = ("lead", "smoothing_s")
+"""What a bundle says beside its network that a configuration which starts from it goes on with."""
+OPTIONAL = ("window_model.attribute_heads.",)
 """A network with continuous attributes may start from one without."""
 
 
 def read_config(file: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """A configuration; one with `start_bundle` takes the sizes of the network from that bundle.
+    """A configuration; one with `start_bundle` takes sizes, leading head and smoothing from that bundle.
 
     settings: lines of TOML that replace the file's, `seed=2` or `window_model.width=64`.
 
@@ -40,11 +42,17 @@ def read_config(file: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
     if "start_bundle" in config:
         manifest = Path(config["start_bundle"]) / "manifest.json"
         try:
-            network = json.loads(manifest.read_text())["network"]
+            described = json.loads(manifest.read_text())
+            network = described["network"]
         except (OSError, KeyError) as error:
             raise ValueError(f"{manifest} does not describe a network to start from ({error}).") from error
-        return network | config
+        return {key: described[key] for key in KEPT if key in described} | network | config
     return config
+
+
+def run_folder(config: dict[str, Any]) -> Path:
+    """Where a configuration's training keeps its weights, unless another place is named."""
+    return Path("runs") / str(config["name"])
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -92,11 +100,13 @@ def start_encoder(encoder: FrameEncoder, file: Path) -> None:
     fill(encoder, _under(weights, "frame_encoder") or weights, file)
 
 
-def fill(module: nn.Module, weights: dict[str, Tensor], file: Path) -> None:
-    """Load weights that must fit but for heads of attributes. Raises ValueError that names the weight."""
+def fill(
+    module: nn.Module, weights: dict[str, Tensor], file: Path, optional: tuple[str, ...] = OPTIONAL
+) -> None:
+    """Load weights that must fit but for optional parts. Raises ValueError that names the weight."""
     own = module.state_dict()
     for name, value in own.items():
-        if name not in weights and not name.startswith(OPTIONAL):
+        if name not in weights and not name.startswith(optional):
             raise ValueError(f"{file} does not fit: it lacks the weight {name}.")
         if name in weights and weights[name].shape != value.shape:
             raise ValueError(

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from trainer.window_batches import Clips, WindowSource
+from trainer.clip_tokens import Clips
+from trainer.window_batches import WindowSource
 
 
 def at_rest(clips: Clips, seed: int) -> Clips:

@@ -1,12 +1,13 @@
 """Kept takes into what the trainer reads: shards of faces by split, and one cache of voices.
 
 Faces go to `OUT/faces/SPLIT` in the format of `trainer.clip_sets` (their `meta` has also `split`, `file`,
-`attributes` and `shares`; `label` may be null), voices to `OUT/voices` in that of `trainer.data.sound`. What
-is already there for the same takes and settings stays. It knows nothing of media.
+`attributes` and `shares`; `label` may be null, and so may `voice`, where there is no sound), voices to
+`OUT/voices` in that of `trainer.data.sound`. What is already there for the same takes and settings stays. It
+knows nothing of media.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,14 @@ Told = Callable[[], None]
 
 
 def write_voices(store: Store, takes: Sequence[Take], folder: Path) -> bool:
-    """One cache of the sound of all takes; returns whether it had to be written."""
+    """One cache of the sound of all takes; returns whether it had to be written.
+
+    Without takes there is no cache, and one that was there goes.
+    """
+    if not takes:
+        for stale in (SET, "voices.npz", "mel.npz"):
+            (folder / stale).unlink(missing_ok=True)
+        return False
     said = {
         "format": FORMAT,
         "takes": len(takes),
@@ -35,18 +43,26 @@ def write_voices(store: Store, takes: Sequence[Take], folder: Path) -> bool:
     return True
 
 
-def write_faces(store: Store, takes: Sequence[Take], folder: Path, split: str, told: Told) -> bool:
+def write_faces(store: Store, takes: Sequence[Take], heard: Set[str], folder: Path, told: Told) -> bool:
     """Shards of the takes of one split, all with a face; returns whether they had to be written.
 
-    A group is one speaker: the same face before the same camera. told is called after each take. Without
-    takes there is no set, and one that was there goes.
+    heard: names of the takes whose sound is among the voices. folder: named as the split. A group is one
+    speaker: the same face before the same camera. told is called after each take. Without takes there is no
+    set, and one that was there goes.
     """
     if not takes:
         (folder / SET).unlink(missing_ok=True)
         return False
     speakers = sorted({take.speaker for take in takes})
     metas = [_meta(take, speakers.index(take.speaker)) | {"index": i} for i, take in enumerate(takes)]
-    said = {"format": FORMAT, "split": split, "clips": len(takes), "digest": _digest(store, takes, metas)}
+    for meta in metas:
+        meta["voice"] = meta["voice"] if meta["voice"] in heard else None
+    said = {
+        "format": FORMAT,
+        "split": folder.name,
+        "clips": len(takes),
+        "digest": _digest(store, takes, metas),
+    }
     if _is_there(folder, said):
         return False
     folder.mkdir(parents=True, exist_ok=True)

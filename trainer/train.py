@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from trainer.prepared_sets import make_ready
 from trainer.ranks import Outputs, Ranks, open_ranks
-from trainer.start import read_config
+from trainer.start import read_config, run_folder
 
 AVERAGE_DECAY = 0.998
 
@@ -103,8 +104,11 @@ def train(config: dict[str, Any], out: Path, epochs: int | None = None) -> dict[
 
 
 def _train(config: dict[str, Any], out: Path, epochs: int, ranks: Ranks) -> dict[str, float]:
-    torch.manual_seed(config["seed"])
     torch.set_num_threads(config.get("threads", torch.get_num_threads()))
+    if ranks.rank == 0:
+        make_ready(config)
+    ranks.told(0)  # the others wait
+    torch.manual_seed(config["seed"])
     stage = build_stage(config)
     network = stage.network.to(ranks.device)
     run = ranks.shared(network, stage.outputs)
@@ -122,6 +126,8 @@ def _train(config: dict[str, Any], out: Path, epochs: int, ranks: Ranks) -> dict
         raise ValueError(
             f"{out} is not the same folder for all ranks: they would go on from different epochs."
         )
+    if ranks.rank == 0 and len(history) >= epochs:
+        print(f"{out} has all of its {epochs} epochs; to train anew, remove it or name another --out.")
     log = SummaryWriter(str(out / "tensorboard")) if ranks.rank == 0 else None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=log is None) as progress:
@@ -292,7 +298,7 @@ def main() -> None:
     try:
         config = read_config(arguments.config, arguments.settings)
         config |= {"device": arguments.device} if arguments.device else {}
-        best = train(config, arguments.out or Path("runs") / config["name"], arguments.epochs)
+        best = train(config, arguments.out or run_folder(config), arguments.epochs)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{error}\n")
     print("best: " + json.dumps(best))

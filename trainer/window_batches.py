@@ -7,7 +7,6 @@ parts are lost as cameras and microphones lose them. Knows nothing of networks. 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,10 +14,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainer import voice_variety
-from trainer.data.sound import Voices, open_cache
-from trainer.data.takes import NO_LABEL
+from trainer.attribute_scale import scaled
+from trainer.clip_tokens import Clips
+from trainer.data.sound import Voices
+from trainer.data.takes import NO_LABEL, NO_TAKE
 from trainer.labels import LABELS
-from trainer.prepare_voices import Mels, open_mels, voiced
+from trainer.prepare_voices import Mels, voiced
+from trainer.set_union import SetFolders, union
 from trainer.voice_variety import Variety
 
 TICK_HZ, TICKS, MEL_HZ, BINS = 15, 60, 100, 400
@@ -30,43 +32,9 @@ CLEAN_SHARE = (
 EARLY_SHARE = 0.2  # windows that may end before anybody spoke: of them the model must not be sure
 REFRESH_TICKS = 10  # ticks a clip from which its mean motion token is renewed every epoch
 Rng = np.random.Generator
+Shares = tuple[float, float, float]
+"""Of the kinds of windows: face and voice, voice alone, face alone."""
 Float32 = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Clips:
-    """Moving faces as tokens (`trainer.prepare_windows`).
-
-    v: (sum of ticks, V) float16; flow: (sum of ticks, 2, 56, 56) float16, mapped; seen: (sum of ticks,) bool.
-    starts, ticks, labels, voices, groups: (clips,) int64; a group is one person under many labels, -1 none.
-    """
-
-    v: NDArray[np.float16]
-    flow: NDArray[np.float16]
-    seen: NDArray[np.bool_]
-    starts: NDArray[np.int64]
-    ticks: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    voices: NDArray[np.int64]
-    groups: NDArray[np.int64]
-
-    def mean_v(self) -> Float32:
-        """(clips, V): mean token of every clip over its seen ticks."""
-        means = np.zeros((len(self.labels), self.v.shape[1]), np.float32)
-        for i, (start, ticks) in enumerate(zip(self.starts, self.ticks, strict=True)):
-            seen = self.seen[start : start + ticks]
-            means[i] = self.v[start : start + ticks][seen].astype(np.float32).mean(0) if seen.any() else 0
-        return means
-
-
-def open_clips(folder: Path) -> Clips:
-    """What `prepare_windows` wrote. Raises FileNotFoundError if it is missing."""
-    with np.load(folder / "clips.npz") as index:
-        return Clips(
-            v=np.load(folder / "v.npy"),
-            flow=np.load(folder / "flow.npy", mmap_mode="r"),
-            **{k: index[k] for k in index},
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,34 +67,37 @@ class WindowBatch:
 class WindowSource:
     """Draws windows of one split. Owns the mean motion token of every clip, renewed by the stage.
 
+    sets: where the voices and faces are; of several, each gives as many moving faces of a label.
     varied: every window's voice is another, as `trainer.voice_variety` draws it.
     """
 
     def __init__(
         self,
         *,
-        cache: Path,
-        clips: Path,
+        sets: Sequence[SetFolders],
         splits: tuple[str, ...],
-        shares: tuple[float, float, float],
+        shares: Shares,
         attributes: Sequence[str] = (),
         ranges: Mapping[str, tuple[float, float]] | None = None,
         varied: bool = False,
     ) -> None:
         self.varied = varied
-        self.voices: Voices = open_cache(cache)
-        self.mels: Mels = open_mels(cache)
-        self.clips = open_clips(clips)
+        self.voices: Voices
+        self.mels: Mels
+        self.clips: Clips
+        self.voices, self.mels, self.clips = union(sets)
         self.shares = shares
         self.clip_v = self.clips.mean_v()
         self.clip_o: Float32 = np.zeros((len(self.clips.labels), 0), np.float32)
         chosen = np.isin(self.voices.splits, splits)
         self.takes = [np.flatnonzero(chosen & (self.voices.labels == i)) for i in range(len(LABELS))]
         self.of_label = [np.flatnonzero(self.clips.labels == i) for i in range(len(LABELS))]
-        self.attributes = self._attributes(attributes, ranges or {})
+        self.attributes, self.clip_attributes = self._attributes(attributes, ranges or {})
         rated = ~np.isnan(self.attributes).all(1)
         self.unlabelled = np.flatnonzero(chosen & (self.voices.labels == NO_LABEL) & rated)
         self.unlabelled_clips = np.flatnonzero((self.clips.labels == NO_LABEL) & (len(attributes) > 0))
+        faces = any(map(len, (*self.of_label, self.unlabelled_clips)))
+        self.there = np.array((faces, any(map(len, (*self.takes, self.unlabelled))), faces))
         self.members = {
             int(g): np.flatnonzero(self.clips.groups == g) for g in np.unique(self.clips.groups) if g >= 0
         }
@@ -136,8 +107,9 @@ class WindowSource:
         self.onsets = [self._onset_s(take) for take in range(len(self.voices))]
         self.face_mean = np.zeros(0, np.float32)
         weights = self.mels.seconds[:, chosen]
+        self.heard = bool(weights.any())
         self.voice_mean: Float32 = (
-            (self.mels.means[:, chosen] * weights[..., None]).sum((0, 1)) / weights.sum()
+            (self.mels.means[:, chosen] * weights[..., None]).sum((0, 1)) / max(weights.sum(), 1e-6)
         ).astype(np.float32)
 
     @torch.inference_mode()
@@ -163,16 +135,30 @@ class WindowSource:
         return np.concatenate((self.clip_v.mean(0), self.clip_o.mean(0)))
 
     def batches(self, rng: Rng, size: int, steps: int) -> Iterator[WindowBatch]:
-        """Batches in which labels are level and kinds come in the source's shares."""
+        """Batches in which labels are level and kinds come in the source's shares, as far as they are there.
+
+        Raises ValueError where none is.
+        """
+        if not self.has(self.shares):
+            raise ValueError("There is no labelled voice or face in the splits that were named.")
+        shares = np.where(self.there, self.shares, 0)
         for _ in range(steps):
-            kinds = rng.choice(3, size, p=self.shares)
+            kinds = rng.choice(3, size, p=self.shares if self.there.all() else shares / shares.sum())
             yield self.collate([self.draw(rng, int(kind), self._label(rng, int(kind))) for kind in kinds])
+
+    def has(self, shares: Shares) -> bool:
+        """Whether there are windows of any of the kinds that have a share."""
+        return bool((self.there & (np.array(shares) > 0)).any())
 
     def draw(self, rng: Rng, kind: int, label: int) -> dict[str, NDArray]:
         """One window: kind 0 is both senses, 1 the voice alone, 2 the face alone."""
         if kind == 1:
             return self.window(rng, label=label, clip=None, take=self._take(rng, label))
-        clip = int(rng.choice(self.unlabelled_clips if label == NO_LABEL else self.of_label[label]))
+        clips = self.unlabelled_clips if label == NO_LABEL else self.of_label[label]
+        if self.clips.sets is not None:  # a small set counts as much as a large one
+            own = self.clips.sets[clips]
+            clips = clips[own == rng.choice(np.unique(own))]
+        clip = int(rng.choice(clips))
         return self.window(
             rng, label=label, clip=clip, take=int(self.clips.voices[clip]) if kind == 0 else None
         )
@@ -184,28 +170,21 @@ class WindowSource:
             there.append(NO_LABEL)
         return there[int(rng.integers(len(there)))]
 
-    def _attributes(self, wanted: Sequence[str], ranges: Mapping[str, tuple[float, float]]) -> Float32:
-        """(takes, A) float32, -1..1; a range names what becomes -1 and 1 of an attribute rated otherwise.
-
-        Raises ValueError for an attribute that no take has, and for values beyond -1..1.
-        """
-        names = self.voices.attribute_names.tolist()
-        columns = np.zeros((len(self.voices), len(wanted)), np.float32)
-        for place, name in enumerate(wanted):
-            if name not in names:
-                has = ", ".join(names) or "none"
-                raise ValueError(f"The voices have no attribute {name!r}; they have {has}.")
-            low, high = ranges.get(name, (-1.0, 1.0))
-            column = self.voices.attributes[:, names.index(name)]
-            if name in ranges:
-                column = (column - low) / (high - low) * 2 - 1
-            if (np.abs(column) > 1 + 1e-5).any():
+    def _attributes(
+        self, wanted: Sequence[str], ranges: Mapping[str, tuple[float, float]]
+    ) -> tuple[Float32, Float32]:
+        """(takes, A) and (clips, A) float32, -1..1, NaN where not known. Raises ValueError as `scaled`."""
+        voices, clips = self.voices, self.clips
+        has = sorted({*voices.attribute_names.tolist(), *clips.attribute_names.tolist()})
+        for name in wanted:
+            if name not in has:
                 raise ValueError(
-                    f"The attribute {name!r} has values beyond {low:g} and {high:g}: say in attribute_ranges "
-                    "from where to where it goes."
+                    f"The voices have no attribute {name!r}; they have {', '.join(has) or 'none'}."
                 )
-            columns[:, place] = column
-        return columns
+        return (
+            scaled(voices.attribute_names.tolist(), voices.attributes, wanted, ranges),
+            scaled(clips.attribute_names.tolist(), clips.attributes, wanted, ranges),
+        )
 
     def _onset_s(self, take: int) -> float:
         """When somebody begins to speak in a take; a window that ends before tells nothing of its label."""
@@ -222,7 +201,11 @@ class WindowSource:
     def window(
         self, rng: Rng, *, label: int, clip: int | None, take: int | None, calm: bool = False
     ) -> dict[str, NDArray]:
-        """One window of a clip and a take. calm: the whole clip in a clean session, nothing lost."""
+        """One window of a clip and a take. calm: the whole clip in a clean session, nothing lost.
+
+        A take of -1 is none: the clip has no sound.
+        """
+        take = None if take == NO_TAKE else take
         bands = len(self.voice_mean)
         varied = self.varied and not calm
         variety = voice_variety.draw(rng, bands) if varied else voice_variety.plain(bands)
@@ -237,8 +220,8 @@ class WindowSource:
         # The larger of two draws: a live window mostly is a full one.
         end_s = float(length_s if calm else rng.uniform(begin_s + SHORTEST_S, length_s + 0.3, 2).max())
         known = take if take is not None else int(self.clips.voices[clip])
-        nothing = np.full(self.attributes.shape[1], np.nan, np.float32)
-        row = {"labels": np.int64(label), "attributes": self.attributes[known] if known >= 0 else nothing}
+        rated = self.attributes[known] if known != NO_TAKE else self.clip_attributes[clip]
+        row = {"labels": np.int64(label), "attributes": rated}
         row |= self._picture(rng, clip, end_s, speed, calm)
         row |= self._sound(rng, take, session, variety, end_s, calm)
         return row

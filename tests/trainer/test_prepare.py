@@ -3,22 +3,19 @@
 import csv
 import json
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
 from safetensors.torch import save_file
+from small_media import FRAMES, FRAMES_HZ, write_media
 from small_windows import FRAME_ENCODER, WINDOW_MODEL
 
 from engine.bundle import load_bundle
 from engine.signals.finder import YUNET_FILE, HaarFinder, YunetFinder
-from engine.types import Float32, UInt8
-from realtime.sources.demo import Performance
 from trainer import prepare_voices
 from trainer.clip_sets import load_shards
 from trainer.data.ravdess import list_recordings
@@ -27,59 +24,18 @@ from trainer.data.takes import Take
 from trainer.model.frame_encoder import FrameEncoder
 from trainer.prepare import Request, Summary, main, prepare
 from trainer.prepare_windows import prepare as prepare_windows
+from trainer.prepared_sets import make_ready
 from trainer.stage_windows import WindowsStage
 from trainer.take_store import Store, observe, settings_of
+from trainer.train import train
 from trainer.work_pool import Died, run_all
 
-FRAMES_HZ, FRAMES, RATE_HZ = 15, 16, 44_100
-CODECS = {
-    ".mp4": ("mpeg4", "aac"), ".flv": ("flv", "libmp3lame"), ".avi": ("mpeg4", "pcm_s16le"),
-    ".wav": ("", "pcm_s16le"),
-}  # fmt: skip
 Media = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
-def face() -> list[UInt8]:
-    performance = Performance()
-    return [np.ascontiguousarray(performance.picture(2 * n)[::2, ::2]) for n in range(FRAMES)]
-
-
-@pytest.fixture(scope="module")
-def media(face: list[UInt8]) -> Media:
-    """Writes a file of the kind that its ending says: the demo's head, and a tone of a pitch of its own."""
-
-    def write(file: Path, picture: bool = True, sound: bool = True, faces: bool = True) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        codec, sound_codec = CODECS[file.suffix]
-        with av.open(str(file), "w") as container:
-            if codec and picture:
-                video = container.add_stream(codec, rate=FRAMES_HZ)
-                video.width, video.height, video.pix_fmt = 320, 240, "yuv420p"
-                video.bit_rate = 1_500_000
-            if sound:
-                audio = container.add_stream(sound_codec, rate=RATE_HZ, layout="mono")
-            for index, image in enumerate(face if codec and picture else ()):
-                frame = av.VideoFrame.from_ndarray(image if faces else image * 0 + 90, format="bgr24")
-                frame.pts, frame.time_base = index, Fraction(1, FRAMES_HZ)
-                container.mux(video.encode(frame))
-            if sound:
-                samples = tone(200 + len(file.stem) * 10)
-                for at in range(0, len(samples), 1024):
-                    part = np.rint(samples[None, at : at + 1024] * 32767).astype(np.int16)
-                    block = av.AudioFrame.from_ndarray(part, format="s16", layout="mono")
-                    block.sample_rate, block.pts, block.time_base = RATE_HZ, at, Fraction(1, RATE_HZ)
-                    container.mux(audio.encode(block))
-                container.mux(audio.encode(None))
-            if codec and picture:
-                container.mux(video.encode(None))
-
-    return write
-
-
-def tone(pitch_hz: float) -> Float32:
-    time = np.arange(int(RATE_HZ * FRAMES / FRAMES_HZ)) / RATE_HZ
-    return (0.3 * np.sin(2 * np.pi * pitch_hz * time) * (time > 0.2)).astype(np.float32)
+def media() -> Media:
+    return write_media
 
 
 def ravdess(root: Path, media: Media) -> list[str]:
@@ -174,6 +130,49 @@ def step(out: Path) -> None:
     assert 0 <= stage.validate(stage.network)["select"] <= 1
 
 
+def test_one_training_learns_from_several_sets(media: Media, tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    own(tmp_path / "whole", media)
+    rows = ["path,speaker,split,label,arousal"]
+    for split in ("train", "dev"):  # pictures without sound, and sound without pictures
+        media(tmp_path / "halves" / split / "mute.mp4", sound=False)
+        media(tmp_path / "halves" / split / "voice.wav")
+        rows += [f"{split}/mute.mp4,{split},{split},angry,0.5", f"{split}/voice.wav,{split},{split},sad,-0.5"]
+    (tmp_path / "halves" / "halves.csv").write_text("\n".join(rows) + "\n")
+    for name in ("whole", "halves"):
+        assert not run(tmp_path / name, tmp_path / "data" / name).failures
+    weights = tmp_path / "encoder.safetensors"
+    torch.manual_seed(0)
+    save_file(FrameEncoder(**FRAME_ENCODER).state_dict(), weights)
+    sets = [str(tmp_path / "data" / name) for name in ("whole", "halves")]
+    config: dict[str, Any] = {
+        "name": "both", "stage": "windows", "seed": 1, "epochs": 1, "steps": 2, "batch": 16, "threads": 1,
+        "learning_rate": 1e-3, "weight_decay": 0.0, "label_smoothing": 0.0, "shares": [0.4, 0.3, 0.3],
+        "frame_encoder_weights": str(weights), "frame_encoder": FRAME_ENCODER, "window_model": WINDOW_MODEL,
+        "sets": sets, "sessions": 1, "splits": ["train"], "attributes": ["arousal"],
+    }  # fmt: skip
+    best = train(config, tmp_path / "run")
+    assert np.isfinite(best["loss"])
+    assert {"both_fused", "face_video", "voice_audio", "face_video_ccc_arousal"} <= best.keys()
+    stage = WindowsStage(config)
+    assert sorted(np.unique(stage.train.voices.corpora)) == ["halves", "mine"]
+    assert stage.train.clips.sets is not None
+    assert stage.train.clips.sets.tolist() == [0, 0, 1]
+    assert stage.train.clips.voices[2] == -1
+    next(iter(stage.batches(0)))  # renews the means
+    (batch,) = stage.train.batches(np.random.default_rng(0), 64, 1)
+    mute = batch.labels == 3
+    assert batch.video_mask[mute].any(1).all()
+    assert not batch.audio_mask[mute].any()
+    assert set(batch.attributes[mute, 0]) == {0.5}  # of a clip without sound too
+    assert 0.2 < mute[batch.video_mask.any(1)].mean() < 0.5  # one of three labels, one of two sets
+    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "data").rglob("*.np[yz]")}
+    make_ready(config)
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "data").rglob("*.np[yz]")} == made
+    with pytest.raises(ValueError, match=r"nothing holds no voices and no faces: run trainer\.prepare"):
+        make_ready(config | {"sets": [str(tmp_path / "nothing")]})
+
+
 def run(root: Path, out: Path, **options: Any) -> Summary:
     with Progress(disable=True) as progress:
         return prepare(Request(set_name="csv", root=root, out=out, offline=True, **options), progress)
@@ -190,14 +189,16 @@ def test_a_run_goes_on_lists_failures_and_makes_anew_what_has_changed(media: Med
         "path,speaker,split,label\n" + "".join(f"{name}.mp4,{name},train,sad\n" for name in names)
     )
     first = run(table, out, jobs=2)
-    assert (first.made, first.there, first.voices, first.faces["train"]) == (3, 0, 2, 1)
+    assert (first.made, first.there, first.voices, first.faces["train"]) == (3, 0, 2, 2)
+    assert first.kinds == {"face and voice": 1, "voice": 1, "face": 1}
     with (out / "failures.csv").open(newline="") as rows:
         failed = {row["name"]: row for row in csv.DictReader(rows)}
-    assert {name: row["sound_kept"] for name, row in failed.items()} == {
-        "blank": "True", "mute": "False", "broken": "False",
-    }  # fmt: skip
+    assert {name: row["kept"] for name, row in failed.items()} == {"blank": "voice", "broken": ""}
     assert "no face in its 16 pictures" in failed["blank"]["reason"]
-    assert "no sound" in failed["mute"]["reason"]
+    with (out / "takes.csv").open(newline="") as rows:
+        kept = {row["name"]: row["kept"] for row in csv.DictReader(rows)}
+    assert kept == {"good": "face and voice", "blank": "voice", "mute": "face"}
+    assert [clip.meta["voice"] for clip in load_shards(out / "faces" / "train")] == ["good", None]
     assert open_cache(out / "voices").names.tolist() == ["good", "blank"]
     stamps = {file: file.stat().st_mtime_ns for file in out.rglob("*.np[yz]")}
     again = run(table, out)

@@ -14,6 +14,7 @@ from engine.bundle import load_bundle
 from trainer.data.takes import NO_LABEL
 from trainer.export import export, load_network
 from trainer.model.frame_encoder import FrameEncoder
+from trainer.set_union import SetFolders
 from trainer.train import train
 from trainer.window_batches import PRIOR_S, TAU_S, TICKS, WindowSource, blended
 
@@ -23,8 +24,12 @@ def data(tmp_path: Path) -> Path:
     return write_data(tmp_path)
 
 
+def sets_of(data: Path) -> list[SetFolders]:
+    return [SetFolders(data / "voices", (data / "train",))]
+
+
 def source(data: Path, shares: tuple[float, float, float]) -> WindowSource:
-    made = WindowSource(cache=data / "voices", clips=data / "train", splits=("train",), shares=shares)
+    made = WindowSource(sets=sets_of(data), splits=("train",), shares=shares)
     torch.manual_seed(0)
     made.renew_motion_means(FrameEncoder(**FRAME_ENCODER).motion, 0)
     made.face_mean = made.clip_mean()
@@ -65,8 +70,7 @@ def test_parts_of_a_batch_are_the_batch(data: Path) -> None:
 def test_attributes_come_with_their_takes_also_where_there_is_no_label(tmp_path: Path) -> None:
     data = write_data(tmp_path, unlabelled=(0, 1))
     made = WindowSource(
-        cache=data / "voices",
-        clips=data / "train",
+        sets=sets_of(data),
         splits=("train",),
         shares=(0, 1, 0),
         attributes=("arousal",),
@@ -83,7 +87,7 @@ def test_attributes_come_with_their_takes_also_where_there_is_no_label(tmp_path:
     assert (batch.labels != NO_LABEL).all()
     with pytest.raises(ValueError, match=r"no attribute 'valence'; they have arousal\."):
         WindowSource(
-            cache=data / "voices", clips=data / "train", splits=("train",), shares=(0, 1, 0),
+            sets=sets_of(data), splits=("train",), shares=(0, 1, 0),
             attributes=("valence",),
         )  # fmt: skip
 
@@ -91,7 +95,7 @@ def test_attributes_come_with_their_takes_also_where_there_is_no_label(tmp_path:
 def test_attributes_on_another_scale_need_their_range(data: Path) -> None:
     def rated(ranges: dict[str, tuple[float, float]]) -> np.ndarray:
         return WindowSource(
-            cache=data / "voices", clips=data / "train", splits=("train",), shares=(0, 1, 0),
+            sets=sets_of(data), splits=("train",), shares=(0, 1, 0),
             attributes=("arousal",), ranges=ranges,
         ).attributes  # fmt: skip
 
@@ -121,7 +125,8 @@ def test_the_stage_learns(data: Path, tmp_path: Path) -> None:
 
 def test_attributes_are_learned_exported_and_given_by_the_engine(tmp_path: Path) -> None:
     data = write_data(tmp_path, unlabelled=(0, 14))
-    shared = windows_config(data) | {"attributes": ["arousal"], "shares": [0.2, 0.6, 0.2], "steps": 24}
+    ranges = {"attributes": ["arousal"], "attribute_ranges": {"arousal": [0, 1]}}
+    shared = windows_config(data) | ranges | {"shares": [0.2, 0.6, 0.2], "steps": 24}
     config: dict[str, Any] = shared | {"select": "voice_audio_ccc_arousal"}
     best = train(config, tmp_path / "run")
     assert best["select"] == best["voice_audio_ccc_arousal"] > 0.5
@@ -130,6 +135,7 @@ def test_attributes_are_learned_exported_and_given_by_the_engine(tmp_path: Path)
     export(config, network, tmp_path / "bundle", name="rated", version="1", card="# rated\n", training={})
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.attributes == ("arousal",)
+    assert bundle.attribute_ranges == {"arousal": (0.0, 1.0)}
     with np.load(bundle.parity) as samples:
         given = {key[7:]: value for key, value in samples.items() if key.startswith("window_")}
         found = OnnxBackend(bundle).answers(given)

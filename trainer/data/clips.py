@@ -1,13 +1,13 @@
 """Labelled clips of any kind: lists them from a CSV file, and plays one as frames and blocks in time order.
 
-`list_clips` reads a table (columns file, speaker, label; others ignored); `play` decodes a media file as the
+`list_clips` reads a table (columns file or path, speaker, label); `play` decodes a media file as the
 live runtime sees it: presentation times, BGR pictures, 16 kHz mono sound. It knows nothing of models; data
 leaves it as `Take`s and as the engine's `Frame`s and `Block`s.
 """
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -26,19 +26,24 @@ GAP_NS = 40_000_000
 """A sound packet this far behind the end of the last one is there after a gap."""
 
 
-def list_clips(table: Path) -> list[Take]:
+def list_clips(table: Path, split: str = "dev") -> list[Take]:
     """The rows of `table`, in its order; relative files are beside the table; `calm` counts as neutral.
 
+    Of a table as `trainer.prepare` reads it (`path` in place of `file`) only the rows of `split`.
     Raises ValueError where a column or a file is missing.
     """
     with table.open(encoding="utf-8-sig", newline="") as rows:
         reader = csv.DictReader(rows)
-        missing = {"file", "speaker", "label"} - set(reader.fieldnames or ())
+        columns = set(reader.fieldnames or ())
+        name = file_column(columns)
+        missing = {name, "speaker", "label"} - columns
         if missing:
             raise ValueError(f"{table} lacks the column {sorted(missing)[0]!r} (file, speaker, label).")
         takes = []
         for line, row in enumerate(reader, start=2):
-            file = table.parent / row["file"]
+            if name == "path" and row.get("split", split).strip() != split:
+                continue
+            file = table.parent / row[name]
             if not file.is_file():
                 raise ValueError(f"{table}, line {line}: there is no file {file}.")
             label = row["label"].strip().lower()
@@ -52,6 +57,11 @@ def list_clips(table: Path) -> list[Take]:
                 )
             )
     return takes
+
+
+def file_column(columns: Set[str]) -> str:
+    """The column that names the files of a table with these columns."""
+    return "path" if "path" in columns and "file" not in columns else "file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

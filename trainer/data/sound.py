@@ -6,7 +6,7 @@ labels beyond carrying them, and nothing of augmentation.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def store_voices(
         joined[start : start + len(part)] = part
     joined.flush()
     del joined
-    names, values = attribute_table(takes)
+    names, values = attribute_table([take.attributes for take in takes])
     np.savez(
         index,
         offsets=offsets,
@@ -135,11 +135,11 @@ def store_voices(
     return open_cache(cache)
 
 
-def attribute_table(takes: Sequence[Take]) -> tuple[NDArray[np.str_], Float32]:
+def attribute_table(rated: Sequence[Mapping[str, float]]) -> tuple[NDArray[np.str_], Float32]:
     """Names (A,) in order, and values (takes, A) float32, NaN where a take has none."""
-    names = sorted({name for take in takes for name in take.attributes})
-    rows = [[take.attributes.get(name, np.nan) for name in names] for take in takes]
-    return np.array(names, np.str_), np.array(rows, np.float32).reshape(len(takes), len(names))
+    names = sorted({name for each in rated for name in each})
+    rows = [[each.get(name, np.nan) for name in names] for each in rated]
+    return np.array(names, np.str_), np.array(rows, np.float32).reshape(len(rated), len(names))
 
 
 def open_cache(cache: Path) -> Voices:
@@ -159,5 +159,6 @@ def load_voices(
         return write_cache(takes, cache, progress)
     kept = list(zip(voices.names, voices.speakers, voices.splits, strict=True))
     wanted = [(take.name, take.speaker, take.split) for take in takes]
-    same = kept == wanted and np.array_equal(voices.attributes, attribute_table(takes)[1], equal_nan=True)
+    _, attributes = attribute_table([take.attributes for take in takes])
+    same = kept == wanted and np.array_equal(voices.attributes, attributes, equal_nan=True)
     return voices if same else write_cache(takes, cache, progress)

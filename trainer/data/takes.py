@@ -11,6 +11,8 @@ from trainer.labels import LABELS
 
 NO_LABEL = -1
 """The place of a take without a label."""
+NO_TAKE = -1
+"""The place of a clip's sound among the voices, where the clip has none."""
 MEDIA_ENDINGS = frozenset(
     (".mp4", ".mkv", ".mov", ".avi", ".flv", ".webm", ".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
 )

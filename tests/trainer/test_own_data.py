@@ -1,0 +1,72 @@
+"""The front page's chapter on data of one's own: its very commands, from a folder to scores."""
+
+import importlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_media import write_media
+
+from trainer.data.clips import list_clips
+
+ROOT = Path(__file__).parents[2]
+CHAPTER = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Train on your own data")[2]
+SMALLER = {"epochs": 1, "steps": 2, "batch": 8}
+LABELS = ("happy", "sad")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout of links with four recordings, two speakers; its configuration trains for two steps."""
+    for name in ("engine", "realtime"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    config = (ROOT / "trainer/configs/fine_tune.toml").read_text(encoding="utf-8")
+    for key, value in SMALLER.items():
+        config, changed = re.subn(rf"^{key} = .*$", f"{key} = {value}", config, flags=re.MULTILINE)
+        assert changed == 1, key
+    (tmp_path / "trainer/configs").mkdir(parents=True)
+    (tmp_path / "trainer/configs/fine_tune.toml").write_text(config + "sessions = 1\nthreads = 1\n")
+    rows = ["path,speaker,split,label"]
+    for speaker, split in (("ann", "train"), ("bob", "dev")):
+        for label in LABELS:
+            write_media(tmp_path / "recordings" / f"{speaker}_{label}.mp4")
+            rows.append(f"{speaker}_{label}.mp4,{speaker},{split},{label}")
+    (tmp_path / "recordings/mine.csv").write_text("\n".join(rows) + "\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_five_commands_lead_from_a_folder_to_scores(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    block = re.search(r"```sh\n(.*?)```", CHAPTER, re.DOTALL)
+    assert block is not None
+    commands = [shlex.split(line, comments=True) for line in block[1].splitlines()]
+    assert [command[2] for command in commands] == [
+        "trainer.prepare", "trainer.train", "trainer.calibrate", "trainer.export", "realtime.run",
+    ]  # fmt: skip
+    monkeypatch.setattr("trainer.calibrate.STEPS", 1)
+    for _, _, module, *options in commands[:4]:
+        more = ["--offline", "--jobs", "1"] if module == "trainer.prepare" else []
+        monkeypatch.setattr(sys, "argv", [module, *options, *more])
+        importlib.import_module(module).main()
+    assert "2 train, 2 dev" in capsys.readouterr().out
+    assert [take.speaker for take in list_clips(folder / "recordings/mine.csv")] == ["bob", "bob"]
+    _, _, *live = commands[4]
+    clip = folder / "recordings" / "bob_happy.mp4"
+    played = ["--camera", str(clip), "--no-pace", "--offline", "--bind", "tcp://127.0.0.1:*"]
+    subprocess.run(
+        [sys.executable, "-m", *live, *played, "--out", "scores.jsonl"],
+        check=True, timeout=120, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    scores = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    assert scores
+    manifest = json.loads((folder / "runs/fine_tune/bundle/manifest.json").read_text())
+    assert manifest["name"] == "fine_tune"
+    assert manifest["training"]["config"]["sets"] == ["data/mine"]
+    assert all(sum(score["scores"].values()) == pytest.approx(1, abs=1e-3) for score in scores)

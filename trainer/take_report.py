@@ -1,0 +1,145 @@
+"""What preparing a set came to: what is there of every take, what failed and why.
+
+It decodes nothing and writes no data that is trained on. Data leaves as `Found`, `Failure` and `Summary`.
+"""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from trainer.data.sound import RATE_HZ
+from trainer.data.takes import Take
+from trainer.take_store import SHORTEST_S, Store
+
+KINDS = {
+    "face and voice": "with face and voice",
+    "face": "with a face alone",
+    "voice": "with a voice alone",
+}
+"""What may be used of a take, and how it is said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A take that is not as it should be. kept: what of it is used all the same: "face", "voice" or ""."""
+
+    name: str
+    file: Path
+    kept: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What is used of a take. face: share of its pictures with a face; voice_s: seconds of sound."""
+
+    take: Take
+    face: float
+    voice_s: float
+
+    @property
+    def kept(self) -> str:
+        return " and ".join(name for name, there in (("face", self.face), ("voice", self.voice_s)) if there)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a run did.
+
+    made: takes preprocessed by it; there: by an earlier one; seconds: for those made.
+    faces: clips by split; voices: takes with sound; kinds: takes by what is used of them.
+    """
+
+    takes: int
+    unrated: int
+    made: int
+    there: int
+    seconds: float
+    faces: dict[str, int]
+    voices: int
+    kinds: dict[str, int]
+    failures: tuple[Failure, ...]
+
+    @property
+    def clips_a_second(self) -> float:
+        return self.made / self.seconds if self.made else 0.0
+
+
+def sort_takes(
+    store: Store, takes: Sequence[Take], lost: dict[str, str]
+) -> tuple[list[Failure], list[Found]]:
+    """What failed or is not whole, and what is there of every take that was read.
+
+    A take without sound or without pictures has not failed: it is what it is.
+    """
+    failures, found = [], []
+    for take in takes:
+        if take.name in lost:
+            failures.append(Failure(name=take.name, file=take.file, kept="", reason=lost[take.name]))
+            continue
+        _, samples, pictures, faces = store.sizes(take)
+        heard = samples >= SHORTEST_S * RATE_HZ
+        each = Found(take=take, face=faces / max(1, pictures), voice_s=samples / RATE_HZ if heard else 0.0)
+        found.append(each)
+        reasons = []
+        if samples and not heard:
+            reasons.append(f"its sound lasts {samples / RATE_HZ:.2f} s")
+        if pictures and not faces:
+            reasons.append(f"there is no face in its {pictures} pictures")
+        if not samples and not pictures:
+            reasons.append("it has neither picture nor sound")
+        if reasons:
+            failures.append(
+                Failure(name=take.name, file=take.file, kept=each.kept, reason=" and ".join(reasons))
+            )
+    return failures, found
+
+
+def write_tables(out: Path, found: Sequence[Found], failures: Sequence[Failure]) -> None:
+    """`takes.csv` (`face`: share of the pictures with one; 0 for what is not used) and `failures.csv`."""
+    _write_table(
+        out / "failures.csv",
+        ("name", "file", "kept", "reason"),
+        ((f.name, f.file, f.kept, f.reason) for f in failures),
+    )
+    rows = (
+        (
+            *(f.take.name, f.take.speaker, f.take.split, f.take.label),
+            f.kept,
+            f"{f.face:.2f}",
+            f"{f.voice_s:.2f}",
+        )
+        for f in found
+    )
+    _write_table(out / "takes.csv", ("name", "speaker", "split", "label", "kept", "face", "voice_s"), rows)
+
+
+def _write_table(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with file.open("w", encoding="utf-8", newline="") as table:
+        writer = csv.writer(table)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def tell(summary: Summary, out: Path, console: Console) -> None:
+    """The run in a few lines."""
+    kinds = ", ".join(
+        f"{summary.kinds[kept]} {said}" for kept, said in KINDS.items() if summary.kinds.get(kept)
+    )
+    faces = ", ".join(f"{count} {split}" for split, count in summary.faces.items() if count)
+    console.print(f"{summary.takes} takes: {kinds or 'none of use'}; in {out}")
+    console.print(f"faces: {faces or 'none'}", highlight=False)
+    if summary.unrated:
+        console.print(f"{summary.unrated} more have neither a label nor an attribute and were left out")
+    console.print(
+        f"{summary.made} preprocessed in {summary.seconds:.0f} s, "
+        f"{summary.clips_a_second:.2f} clips a second; {summary.there} were there"
+    )
+    if summary.failures:
+        kept = sum(bool(failure.kept) for failure in summary.failures)
+        console.print(
+            f"{len(summary.failures)} not as they should be ({kept} kept in part): {out / 'failures.csv'}"
+        )
