@@ -11,6 +11,41 @@ from numpy.typing import NDArray
 from engine.types import Bool, Float32
 
 
+class SlowSteps:
+    """How fast a slow mean moves: the rule of `SlowMean`, for a mean that may be kept elsewhere."""
+
+    def __init__(self, *, prior_s: float, tau_s: float) -> None:
+        self._prior_s = prior_s
+        self._tau_s = tau_s
+        self.restart()
+
+    def restart(self) -> None:
+        """Nothing has been seen."""
+        self._seconds = 0.0
+
+    def rate(self, dt_s: float) -> float:
+        """By what share of its distance the mean goes towards the next row, which lasts `dt_s` seconds."""
+        self._seconds += dt_s
+        return dt_s / min(self._seconds + self._prior_s, self._tau_s)
+
+    def fold(self, count: int, dt_s: float) -> tuple[float, Float32]:
+        """The next `count` rows in one go: new mean = keep * old mean + the sum of weights * rows.
+
+        Returns keep and (count,) float32 weights.
+        """
+        keep, weights = 1.0, np.empty(count, dtype=np.float64)
+        rates = [self.rate(dt_s) for _ in range(count)]
+        for i in reversed(range(count)):
+            weights[i] = rates[i] * keep
+            keep *= 1 - rates[i]
+        return keep, weights.astype(np.float32)
+
+    @property
+    def weight(self) -> float:
+        """How much of the mean is this person's own, 0 (nothing seen) to nearly 1."""
+        return self._seconds / (self._seconds + self._prior_s)
+
+
 class SlowMean:
     """A running mean that begins at the training set's and moves with a growing, bounded memory.
 
@@ -20,20 +55,18 @@ class SlowMean:
 
     def __init__(self, start: Float32, *, prior_s: float, tau_s: float) -> None:
         self._start = start.astype(np.float64)
-        self._prior_s = prior_s
-        self._tau_s = tau_s
+        self._steps = SlowSteps(prior_s=prior_s, tau_s=tau_s)
         self.restart()
 
     def restart(self) -> None:
         """Forget everything: the start, after zero seconds."""
         self._mean = self._start.copy()
-        self._seconds = 0.0
+        self._steps.restart()
 
     def fold(self, rows: Float32, dt_s: float) -> None:
         """rows: (N, D) float32 in the order of time, each lasting `dt_s` seconds."""
         for row in rows:
-            self._seconds += dt_s
-            self._mean += dt_s / min(self._seconds + self._prior_s, self._tau_s) * (row - self._mean)
+            self._mean += self._steps.rate(dt_s) * (row - self._mean)
 
     @property
     def mean(self) -> Float32:
@@ -43,7 +76,7 @@ class SlowMean:
     @property
     def weight(self) -> float:
         """How much of the mean is this person's own, 0 (nothing seen) to nearly 1."""
-        return self._seconds / (self._seconds + self._prior_s)
+        return self._steps.weight
 
 
 class VoiceGate:

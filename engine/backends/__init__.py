@@ -18,9 +18,11 @@ import numpy as np
 
 from engine.backends.base import Backend, HostBackend
 from engine.bundle import Bundle
+from engine.errors import BackendError
+from engine.plans.store import has_plans, plan_folder
 from engine.signals.finder import cache_folder
 
-ENGINES = ("auto", "onnx", "openvino")
+ENGINES = ("auto", "tensorrt", "onnx", "openvino")
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 MEASURE_S = 2.0
@@ -38,17 +40,51 @@ class Choice:
 
 
 def choose(bundle: Bundle, engine: str = "auto") -> Choice:
-    """Open the back end `engine` ("onnx", "openvino") for a bundle, or with "auto" the faster one.
+    """Open the back end `engine` ("tensorrt", "onnx", "openvino") for a bundle, or with "auto" the best one.
 
-    Where both are installed, "auto" measures them for two seconds once and keeps the result in the user's
-    cache; OpenVINO has to be a tenth faster, because it opens later and needs more memory.
+    "auto" takes TensorRT where a plan of this bundle for this machine has been built: building one takes
+    minutes, so that is left to `python -m engine.build`. Else it takes the faster CPU engine. Where both are
+    installed, it measures them for two seconds once and keeps the result in the user's cache; OpenVINO has to
+    be a tenth faster, because it opens later and needs more memory.
 
     Raises ValueError for an unknown name, BackendError where the engine is missing or refuses.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
+    if engine == "tensorrt":
+        return _planned(bundle, "asked for")
     if engine != "auto":
         return Choice(_open(engine, bundle), f"{engine}: asked for")
+    passed_over = ""
+    if _installed("tensorrt"):
+        if has_plans(bundle, plan_folder()):
+            try:
+                return _planned(bundle, "a plan for this machine is there")
+            except BackendError as error:
+                passed_over = f"; not tensorrt: {error}"
+        else:
+            passed_over = "; TensorRT is installed but has no plan of this bundle: python -m engine.build"
+    choice = _on_the_cpu(bundle)
+    return Choice(choice.backend, choice.reason + passed_over)
+
+
+def _planned(bundle: Bundle, why: str) -> Choice:
+    from engine.backends.tensorrt import open_tensorrt
+
+    backend = open_tensorrt(bundle)
+    key = backend.key
+    what = f"{key.precision}, up to {key.largest_batch} tracks on {key.device}, {backend.flow}"
+    return Choice(backend, f"tensorrt: {why} ({what})")
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # a module without a spec is there
+        return True
+
+
+def _on_the_cpu(bundle: Bundle) -> Choice:
     if importlib.util.find_spec(PACKAGES["openvino"]) is None:
         return Choice(_open("onnx", bundle), "onnx: the only engine installed")
     if importlib.util.find_spec(PACKAGES["onnx"]) is None:

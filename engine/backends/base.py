@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.baseline import SlowMean
-from engine.bundle import Bundle
+from engine.bundle import Bundle, WindowSpec
 from engine.errors import BackendError
 from engine.signals.flow import Flow
-from engine.types import Face, Float32
+from engine.types import Bool, Face, Float32
 from engine.window import Window
 
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -60,10 +60,46 @@ class Backend(Protocol):
         ...
 
 
+class GraphBackend(Backend, Protocol):
+    """A back end whose two graphs can be asked by themselves, to check and to measure them."""
+
+    def encode(self, crop: Float32, flow: Float32) -> tuple[Float32, Float32]:
+        """The frame encoder. crop: (N, 1, H, W) and flow: (N, 2, h, w) float32 to v (N, Dv) and o (N, Do)."""
+        ...
+
+    def answers(self, inputs: Arrays) -> Answers:
+        """The window model, inputs by their names in the graph."""
+        ...
+
+
 def as_answers(found: Sequence[NDArray[np.generic]]) -> Answers:
     """The outputs of a window model as `Answers`, whether it gives attributes or not."""
     logits, *rest = (np.array(each, dtype=np.float32) for each in found)
     return Answers(logits, rest[0] if rest else np.zeros((*logits.shape[:2], 0), dtype=np.float32))
+
+
+def as_finite(answers: Answers, engine: str, bundle: Bundle) -> Answers:
+    """`answers`, if they are numbers; raises BackendError where one is not."""
+    if not all(np.isfinite(each).all() for each in answers):
+        raise BackendError(f"{engine} gave a score that is not a number, from {bundle.window_model}.")
+    return answers
+
+
+def ring_places(window: Window, spec: WindowSpec) -> NDArray[np.int64]:
+    """(T,) int64: where the ticks of a window are in a ring of tokens."""
+    return np.arange(window.end_tick - spec.ticks, window.end_tick) % spec.ring_ticks
+
+
+def newly_final(window: Window, folded: int) -> Bool:
+    """(T,) bool: the window's ticks that the slow mean may learn now, where it knows those before
+    `folded`."""
+    ticks = np.arange(window.end_tick - len(window.video_mask), window.end_tick)
+    return np.asarray(window.video_mask & (ticks >= folded) & (ticks < window.final_tick), dtype=np.bool_)
+
+
+def folded_after(window: Window, folded: int) -> int:
+    """The first tick that the slow mean has not learned after this window, `folded` before it."""
+    return max(folded, min(window.final_tick, window.end_tick))
 
 
 @dataclass(slots=True, eq=False)
@@ -87,11 +123,11 @@ class HostBackend:
         self._slots: dict[int, Slot] = {}
 
     def encode(self, crop: Float32, flow: Float32) -> tuple[Float32, Float32]:
-        """The frame encoder. crop: (N, 1, H, W) and flow: (N, 2, h, w) float32 to v (N, Dv) and o (N, Do)."""
+        """See `GraphBackend`."""
         raise NotImplementedError
 
     def answers(self, inputs: Arrays) -> Answers:
-        """The window model, inputs by their names in the graph."""
+        """See `GraphBackend`."""
         raise NotImplementedError
 
     @property
@@ -128,11 +164,7 @@ class HostBackend:
                 "voice_weight": np.array([window.voice_weight for window in windows], dtype=np.float32),
             }
         )
-        if not all(np.isfinite(each).all() for each in answers):
-            raise BackendError(
-                f"{self.name} gave a score that is not a number, from {self._bundle.window_model}."
-            )
-        return answers
+        return as_finite(answers, self.name, self._bundle)
 
     def reset(self, slot: int, *, keep_baseline: bool = False) -> None:
         """See `Backend`."""
@@ -155,12 +187,11 @@ class HostBackend:
     def _tokens(self, slot: Slot, window: Window) -> tuple[Float32, Float32]:
         """v (T, Dv) and o (T, Do) of a window, zero where masked; folds its final ticks into the baseline."""
         spec = self._bundle.window
-        ticks = np.arange(window.end_tick - spec.ticks, window.end_tick)
-        places = ticks % spec.ring_ticks
+        places = ring_places(window, spec)
         shown = window.video_mask[:, None]
         v = np.where(shown, slot.v[places], np.float32(0))
         o = np.where(shown, slot.o[places], np.float32(0))
-        new = window.video_mask & (ticks >= slot.folded) & (ticks < window.final_tick)
+        new = newly_final(window, slot.folded)
         slot.baseline.fold(np.concatenate([v[new], o[new]], axis=1), 1 / spec.tick_hz)
-        slot.folded = max(slot.folded, min(window.final_tick, window.end_tick))
+        slot.folded = folded_after(window, slot.folded)
         return v, o

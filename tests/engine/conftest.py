@@ -1,12 +1,16 @@
 """Bundles and back ends for the engine's tests."""
 
+import importlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from small_bundle import write_bundle
 
 from engine.backends import choose
-from engine.backends.base import HostBackend
+from engine.backends.base import GraphBackend
 from engine.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
 
 
@@ -39,17 +43,63 @@ def any_bundle(request: pytest.FixtureRequest, small: Bundle) -> Bundle:
     return load_bundle()
 
 
-@pytest.fixture(params=["onnx", "openvino"])
-def engine(request: pytest.FixtureRequest) -> str:
-    """The name of each CPU engine that is installed."""
-    name: str = request.param
-    pytest.importorskip({"onnx": "onnxruntime", "openvino": "openvino"}[name])
-    return name
+@pytest.fixture(scope="session")
+def plans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which plans stay for all tests of a session."""
+    return tmp_path_factory.mktemp("plans")
 
 
 @pytest.fixture
-def backend(engine: str, any_bundle: Bundle) -> HostBackend:
+def card(monkeypatch: pytest.MonkeyPatch, plans: Path) -> Iterator[ModuleType]:
+    """The stand-ins for TensorRT, pycuda and cuda-bindings in their places; the cache is `plans`."""
+    pytest.importorskip("onnx")
+    tensorrt, pycuda, graphs = map(
+        importlib.import_module, ("tensorrt_standin", "pycuda_standin", "cuda_bindings_standin")
+    )
+    for name, module in {
+        "tensorrt": tensorrt,
+        "pycuda": ModuleType("pycuda"),
+        "pycuda.driver": pycuda,
+        "cuda": ModuleType("cuda"),
+        "cuda.bindings": ModuleType("cuda.bindings"),
+        "cuda.bindings.driver": graphs,
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(pycuda, "card", pycuda._Card())
+    monkeypatch.setattr(tensorrt, "_faults", {})
+    monkeypatch.setattr(graphs, "refused", set())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(plans))
+    yield tensorrt
+    assert not pycuda.card.current, "a context was left behind"
+
+
+@pytest.fixture(params=["onnx", "openvino", "tensorrt"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """The name of each engine: those for CPUs that are installed, and TensorRT as its stand-in."""
+    name: str = request.param
+    if name == "tensorrt":
+        request.getfixturevalue("card")
+    else:
+        pytest.importorskip({"onnx": "onnxruntime", "openvino": "openvino"}[name])
+    return name
+
+
+def opened(bundle: Bundle, engine: str) -> GraphBackend:
+    """The back end `engine` for a bundle; TensorRT's plan for four tracks is built where there is none."""
+    if engine == "tensorrt":
+        from engine.build import Builder, Progress
+
+        builder = Builder(bundle)
+        if not builder.file("fp32", 4).exists():
+            builder.build("fp32", 4, lambda line: None, Progress())
+    backend = choose(bundle, engine).backend
+    assert hasattr(backend, "encode")
+    assert hasattr(backend, "answers")
+    found: GraphBackend = backend
+    return found
+
+
+@pytest.fixture
+def backend(engine: str, any_bundle: Bundle) -> GraphBackend:
     """Each engine with each bundle."""
-    opened = choose(any_bundle, engine).backend
-    assert isinstance(opened, HostBackend)
-    return opened
+    return opened(any_bundle, engine)

@@ -145,7 +145,7 @@ def _window_answers(inputs: Weights, weights: Weights) -> Weights:
 
 
 def _parity(rng: np.random.Generator, ticks: int, bins: int, encoder: Weights, window: Weights) -> Weights:
-    crop = rng.uniform(0, 255, (3, 1, 112, 112)).astype(np.float32)
+    crop = np.rint(rng.uniform(0, 255, (3, 1, 112, 112))).astype(np.float32)
     flow = rng.standard_normal((3, 2, 56, 56)).astype(np.float32) * 30
     face = crop.reshape(3, 7, 16, 7, 16).mean(axis=(2, 4), dtype=np.float64).reshape(3, 49) - 128
     motion = flow.reshape(3, 2, 7, 8, 7, 8).mean(axis=(3, 5), dtype=np.float64).reshape(3, 98)

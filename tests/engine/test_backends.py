@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import opened
 from numpy.typing import NDArray
 from small_bundle import write_bundle
 
 import engine.backends
 from engine.backends import choose
-from engine.backends.base import LARGEST_BATCH, HostBackend
+from engine.backends.base import LARGEST_BATCH, GraphBackend
 from engine.backends.onnx import OnnxBackend
 from engine.bundle import Bundle, load_bundle
 from engine.errors import BackendError
@@ -74,13 +75,14 @@ class Counting(OnnxBackend):
 
 
 def test_the_engine_asked_for_is_taken(small: Bundle, engine: str) -> None:
+    opened(small, engine)
     choice = choose(small, engine)
     assert choice.backend.name == engine
-    assert choice.reason == f"{engine}: asked for"
+    assert choice.reason.startswith(f"{engine}: asked for")
 
 
 def test_an_unknown_engine_is_refused_by_name(small: Bundle) -> None:
-    with pytest.raises(ValueError, match="'cuda' is none of auto, onnx, openvino"):
+    with pytest.raises(ValueError, match="'cuda' is none of auto, tensorrt, onnx, openvino"):
         choose(small, "cuda")
 
 
@@ -123,6 +125,7 @@ def test_auto_works_where_nothing_can_be_kept(
     assert "measured now" in choose(small).reason
 
 
+@pytest.mark.parametrize("engine", ["onnx", "openvino"], indirect=True)
 def test_a_graph_that_an_engine_cannot_run_is_named(small: Bundle, tmp_path: Path, engine: str) -> None:
     folder = write_bundle(tmp_path)
     bundle = load_bundle(folder)
@@ -142,8 +145,8 @@ def test_every_face_is_encoded_once_in_bounded_batches(small: Bundle) -> None:
     assert backend.largest == LARGEST_BATCH
 
 
-def test_a_batch_of_faces_and_windows_equals_each_alone(backend: HostBackend, any_bundle: Bundle) -> None:
-    together, alone = backend, choose(any_bundle, backend.name).backend
+def test_a_batch_of_faces_and_windows_equals_each_alone(backend: GraphBackend, any_bundle: Bundle) -> None:
+    together, alone = backend, opened(any_bundle, backend.name)
     shown = faces(12)
     slots, ticks = [0, 1, 2] * 4, [tick for tick in range(56, 60) for _ in range(3)]
     together.observe(slots, ticks, shown)
@@ -199,13 +202,12 @@ def test_a_reset_forgets_the_face_unless_told_to_keep_it(small: Bundle) -> None:
     assert backend._slot(0).baseline.weight == 0
 
 
-def test_a_bundle_without_attributes_gives_none(backend: HostBackend, any_bundle: Bundle) -> None:
+def test_a_bundle_without_attributes_gives_none(backend: GraphBackend, any_bundle: Bundle) -> None:
     assert backend.score([0], [window_at(any_bundle, 60)]).attributes.shape == (1, 3, 0)
 
 
 def test_attributes_are_those_of_the_graph(rated: Bundle, engine: str) -> None:
-    backend = choose(rated, engine).backend
-    assert isinstance(backend, HostBackend)
+    backend = opened(rated, engine)
     with np.load(rated.parity) as samples:
         inputs = {key[7:]: value for key, value in samples.items() if key.startswith("window_")}
         expected = samples["answer_attributes"]
@@ -217,7 +219,7 @@ def test_attributes_are_those_of_the_graph(rated: Bundle, engine: str) -> None:
 
 
 def test_a_score_that_is_not_a_number_is_an_error(small: Bundle, engine: str) -> None:
-    backend = choose(small, engine).backend
+    backend = opened(small, engine)
     window = window_at(small, 60)
     window.mel[5, 5] = np.nan
     with pytest.raises(BackendError, match=r"not a number, from .*window_model\.onnx"):

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from conftest import opened
 from numpy.typing import NDArray
 
-from engine.backends import choose
-from engine.backends.base import HostBackend
+from engine.backends.base import GraphBackend
+from engine.backends.onnx import OnnxBackend
 from engine.bundle import Bundle
 from engine.recognizer import softmax
 from engine.types import Float32
@@ -34,7 +35,7 @@ def probabilities(logits: Float32) -> Float32:
     return np.stack([[softmax(head) for head in heads] for heads in logits])
 
 
-def answered(backend: HostBackend, inputs: Arrays) -> Float32:
+def answered(backend: GraphBackend, inputs: Arrays) -> Float32:
     return backend.answers(inputs).logits
 
 
@@ -43,10 +44,16 @@ def rubbish(like: NDArray[np.generic], seed: int = 0) -> Float32:
     return noise.astype(np.float32)
 
 
-def test_it_agrees_with_the_network_that_was_trained(backend: HostBackend, samples: Arrays) -> None:
-    v, o = backend.encode(samples["crop"], samples["flow"])
-    assert np.abs(v - samples["answer_v"]).max() < 1e-3
-    assert np.abs(o - samples["answer_o"]).max() < 1e-3
+def test_it_agrees_with_the_network_that_was_trained(
+    backend: GraphBackend, any_bundle: Bundle, samples: Arrays
+) -> None:
+    crop, expected = samples["crop"], (samples["answer_v"], samples["answer_o"])
+    if backend.name == "tensorrt" and not np.array_equal(crop, np.rint(crop)):
+        # It takes crops as bytes, as they are live; ONNX Runtime stands between it and PyTorch then.
+        crop = np.rint(crop)
+        expected = OnnxBackend(any_bundle).encode(crop, samples["flow"])
+    for token, right in zip(backend.encode(crop, samples["flow"]), expected, strict=True):
+        assert np.abs(token - right).max() < 1e-3
     inputs = {
         key.removeprefix("window_"): value for key, value in samples.items() if key.startswith("window_")
     }
@@ -57,13 +64,11 @@ def test_it_agrees_with_the_network_that_was_trained(backend: HostBackend, sampl
 
 def test_engines_agree_with_each_other(any_bundle: Bundle, windows: Arrays) -> None:
     pytest.importorskip("openvino")
-    answers = [
-        probabilities(answered(choose(any_bundle, name).backend, windows)) for name in ("onnx", "openvino")
-    ]
+    answers = [probabilities(answered(opened(any_bundle, name), windows)) for name in ("onnx", "openvino")]
     assert np.abs(answers[0] - answers[1]).max() < 1e-3
 
 
-def test_a_batch_equals_its_rows_alone(backend: HostBackend, windows: Arrays) -> None:
+def test_a_batch_equals_its_rows_alone(backend: GraphBackend, windows: Arrays) -> None:
     batch = answered(backend, windows)
     rows = [
         answered(backend, {key: value[i : i + 1] for key, value in windows.items()})
@@ -73,7 +78,7 @@ def test_a_batch_equals_its_rows_alone(backend: HostBackend, windows: Arrays) ->
 
 
 @pytest.mark.parametrize("names", [("v", "o"), ("mel",)])
-def test_the_order_of_time_matters(backend: HostBackend, windows: Arrays, names: tuple[str, ...]) -> None:
+def test_the_order_of_time_matters(backend: GraphBackend, windows: Arrays, names: tuple[str, ...]) -> None:
     straight = probabilities(answered(backend, windows))
     backward = {**windows, **{name: windows[name][:, ::-1].copy() for name in names}}
     shuffle = np.random.default_rng(1).permutation(windows[names[0]].shape[1])
@@ -83,7 +88,7 @@ def test_the_order_of_time_matters(backend: HostBackend, windows: Arrays, names:
 
 
 @pytest.mark.parametrize("filling", ["noise", "nan"])
-def test_what_is_behind_a_mask_changes_no_bit(backend: HostBackend, windows: Arrays, filling: str) -> None:
+def test_what_is_behind_a_mask_changes_no_bit(backend: GraphBackend, windows: Arrays, filling: str) -> None:
     rng = np.random.default_rng(2)
     inputs = dict(windows)
     for mask in ("video_mask", "audio_mask"):
@@ -103,7 +108,7 @@ def test_what_is_behind_a_mask_changes_no_bit(backend: HostBackend, windows: Arr
     ],
 )
 def test_an_absent_sense_has_no_say(
-    backend: HostBackend, windows: Arrays, mask: str, branch: tuple[str, ...]
+    backend: GraphBackend, windows: Arrays, mask: str, branch: tuple[str, ...]
 ) -> None:
     absent = {**windows, mask: np.zeros_like(windows[mask])}
     removed = {**absent, **{name: np.zeros_like(windows[name]) for name in branch}}
@@ -115,14 +120,14 @@ def test_an_absent_sense_has_no_say(
     assert np.abs(probabilities(logits) - probabilities(answered(backend, windows))).max() > 1e-3
 
 
-def test_with_nothing_seen_or_heard_everything_is_finite(backend: HostBackend, windows: Arrays) -> None:
+def test_with_nothing_seen_or_heard_everything_is_finite(backend: GraphBackend, windows: Arrays) -> None:
     nothing = {**windows, **{m: np.zeros_like(windows[m]) for m in ("video_mask", "audio_mask")}}
     logits = answered(backend, nothing)
     assert np.isfinite(logits).all()
     assert np.abs(logits - logits[:1]).max() < 1e-4
 
 
-def test_the_baselines_are_listened_to(backend: HostBackend, windows: Arrays) -> None:
+def test_the_baselines_are_listened_to(backend: GraphBackend, windows: Arrays) -> None:
     straight = probabilities(
         answered(backend, {**windows, "face_weight": np.full(len(windows["v"]), 0.9, np.float32)})
     )

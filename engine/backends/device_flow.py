@@ -1,0 +1,96 @@
+"""The seam between a back end on a GPU and the optical flow there.
+
+`DeviceFlow` is all that a back end asks for: the flow of a batch, from device memory to device memory, on its
+stream, with nothing that a CUDA graph could not capture. `find_flow` gives numba's (`engine.cuda.flow`) where
+it can be had, else the reason why not; the back end then computes the flow on the host with OpenCV.
+"""
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.errors import BackendError
+from engine.signals.flow import FlowParams
+
+HOME = "engine.cuda.flow"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceArray:
+    """An array on the card that belongs to somebody else. address: of its first byte; contiguous."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: "np.dtype[Any]"
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """As numba, cupy and torch take it (version 3 of the interface)."""
+        kind = self.dtype.str
+        return {
+            "shape": self.shape,
+            "typestr": kind,
+            "data": (self.address, False),
+            "strides": None,
+            "version": 3,
+        }
+
+
+class DeviceFlow(Protocol):
+    """Flow on the card."""
+
+    def __call__(
+        self,
+        count: int,
+        stream: int,
+        *,
+        previous: DeviceArray,
+        crop: DeviceArray,
+        gap_ns: DeviceArray,
+        flow: DeviceArray,
+    ) -> None:
+        """Ask `stream` (a CUstream) to write the flow of the first `count` pairs; returns at once.
+
+        previous, crop: (N, S, S) uint8. gap_ns: (N,) int64. flow: (N, 2, size, size) float32, pixels a
+        second, zeros where the gap is 0, as `engine.signals.flow.Flow.pair` gives it. Allocates nothing after
+        its first call with a `count`.
+        """
+        ...
+
+
+class NumbaFlow:
+    """`engine.cuda.flow.CudaFlow` behind the seam. Raises BackendError where it cannot run."""
+
+    def __init__(self, params: FlowParams, crop_size: int, most_pairs: int) -> None:
+        self._cuda = importlib.import_module("numba.cuda")
+        self._flow = importlib.import_module(HOME).CudaFlow(
+            params, crop_size=crop_size, most_pairs=most_pairs
+        )
+
+    def __call__(
+        self,
+        count: int,
+        stream: int,
+        *,
+        previous: DeviceArray,
+        crop: DeviceArray,
+        gap_ns: DeviceArray,
+        flow: DeviceArray,
+    ) -> None:
+        """See `DeviceFlow`."""
+        given = {"previous": previous, "crop": crop, "gap_ns": gap_ns, "speed": flow}
+        arrays = {name: self._cuda.as_cuda_array(array, sync=False) for name, array in given.items()}
+        self._flow.launch(count, self._cuda.external_stream(stream), **arrays)
+
+
+def find_flow(params: FlowParams, crop_size: int, most_pairs: int) -> tuple[DeviceFlow | None, str]:
+    """The flow on the card and a word about it; or None, and in words what is used instead and why."""
+    try:
+        if importlib.util.find_spec(HOME) is None or importlib.util.find_spec("numba") is None:
+            raise BackendError("numba is not installed")
+        return NumbaFlow(params, crop_size, most_pairs), "flow on the card"
+    except (ImportError, BackendError) as error:
+        return None, f"flow on the host with OpenCV: {str(error).rstrip('.')}"
