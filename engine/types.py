@@ -65,11 +65,20 @@ class Face:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Observation:
-    """What one picture showed. `face` is None where no face was found; the time still counts."""
+    """What one picture showed. `face` is None where no face was found; the time still counts.
+
+    others: further faces, where more than one is followed, each of another track.
+    """
 
     t_ns: int
     seq: int
     face: Face | None
+    others: tuple[Face, ...] = ()
+
+    @property
+    def faces(self) -> tuple[Face, ...]:
+        """All of them."""
+        return () if self.face is None else (self.face, *self.others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

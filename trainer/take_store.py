@@ -22,6 +22,7 @@ import engine.lanes
 import engine.signals.align
 import engine.signals.face
 import engine.signals.finder
+import engine.signals.sight
 import engine.signals.sound
 import engine.window
 import trainer.data.clips
@@ -40,6 +41,7 @@ CODE: tuple[ModuleType, ...] = (
     trainer.data.clips,
     engine.signals.align,
     engine.signals.finder,
+    engine.signals.sight,
     engine.signals.face,
     engine.signals.sound,
     engine.lanes,
