@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.flow import gpu_times
 from benchmarks.pairs import warped
 from engine.cuda.flow import CudaFlow, absent
 from engine.errors import BackendError
@@ -128,6 +129,11 @@ def test_a_graph_replays_it_on_torchs_own_memory() -> None:
     graph.replay()
     torch.cuda.synchronize()
     assert speed.abs().max() < 1e-3
+
+
+def test_the_benchmark_times_it() -> None:
+    found = gpu_times(FlowParams(), batch(4), repeats=3)
+    assert found["launched"]["p50"] > 0
 
 
 def test_what_does_not_fit_is_refused() -> None:
