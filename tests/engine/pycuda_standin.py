@@ -88,9 +88,6 @@ class Context:
         card.need_context()
         card.current.pop()
 
-    def detach(self) -> None:
-        pass
-
 
 class Stream:
     _next: ClassVar[int] = 0x5000

@@ -13,7 +13,7 @@ import pytest
 from small_bundle import write_bundle
 
 from engine.backends import choose
-from engine.build import Builder, Progress, main
+from engine.build import PRECISIONS, Builder, Progress, main
 from engine.bundle import Bundle, load_bundle
 from engine.errors import BackendError
 from engine.plans import precision
@@ -273,3 +273,4 @@ def test_bf16_is_rounded_to_the_nearest() -> None:
 def test_an_unknown_precision_is_refused(small: Bundle) -> None:
     with pytest.raises(ValueError, match="precision 'int8' is none of fp32, fp16, bf16"):
         part_graphs(small, "int8", 2)
+    assert PRECISIONS == precision.PRECISIONS
