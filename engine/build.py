@@ -84,13 +84,16 @@ class Builder:
                 watch.end()
                 tell(f"{name}: {len(parts[name]) / MIB:.1f} MiB in {figures[f'{name}_s']:.1f} s")
         backend = self.open(Plan(key=key, parts=parts, figures={}))
-        found = check_parity(backend, self._bundle, precision)
+        try:
+            found = check_parity(backend, self._bundle, precision)
+        finally:
+            backend.close()
         tell(f"against ONNX Runtime: {found}")
         return write_plan(Plan(key=key, parts=parts, figures={**figures, **asdict(found)}), self._folder)
 
     def open(self, plan: Plan) -> TensorRtBackend:
-        """The back end on a plan."""
-        bundle, device = self._bundle, self._device
+        """The back end on a plan; closing it gives back what it holds of the card."""
+        bundle, device = self._bundle, Device()
         with device.current():
             flow = find_flow(bundle.flow, bundle.crop.size, plan.key.largest_batch)
         return TensorRtBackend(bundle, plan, self._library, device, flow)
@@ -100,7 +103,10 @@ class Builder:
         plan = read_plan(file)
         backend = self.open(plan)
         tell(backend.flow)
-        checks = verify(backend, self._bundle, plan.key.precision)
+        try:
+            checks = verify(backend, self._bundle, plan.key.precision)
+        finally:
+            backend.close()
         for check in checks:
             tell(_line(check))
         return all(check.passed for check in checks)

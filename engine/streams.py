@@ -99,7 +99,7 @@ class Recognition:
 
 
 def open_recognition(bundle: str | Path | None = None, engine: str = "auto") -> Recognition:
-    """A bundle (None: the one in the package) on an engine ("auto", "onnx", "openvino").
+    """A bundle (None: the one in the package) on an engine ("auto", "tensorrt", "onnx", "openvino").
 
     Raises BundleError or BackendError where a part cannot be had, ValueError for an unknown engine.
     """

@@ -28,7 +28,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=[page.relative_to(ROOT).as_posix() for page in PAGES])
 def test_commands_name_modules_and_flags_that_exist(page: Path) -> None:
     text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
-    for module, rest in re.findall(r"python -m ((?:realtime|trainer)\.\w+)([^`#\n]*)", text):
+    for module, rest in re.findall(r"python -m ((?:engine|realtime|trainer)\.\w+)([^`#\n]*)", text):
         package, name = module.split(".")
         assert (ROOT / package / f"{name}.py").is_file(), module
         known = "".join(file.read_text(encoding="utf-8") for file in (ROOT / package).glob("*.py"))

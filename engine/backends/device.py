@@ -22,6 +22,9 @@ ALIGNMENT = 256
 """Bytes; what CUDA's own allocator keeps to, and what TensorRT asks of memory that it is lent."""
 MIB = 1 << 20
 
+_contexts: list[Any] = []
+"""Kept until the program ends: pycuda leaves a context that it releases current on its thread."""
+
 INSTALL = 'pip install -e ".[tensorrt]"'
 
 
@@ -43,6 +46,7 @@ class Device:
         try:
             card = self._cuda.Device(number)
             self._context: Any = card.retain_primary_context()
+            _contexts.append(self._context)
             self._context.push()
         except self._cuda.Error as error:
             raise BackendError(f"NVIDIA card number {number} cannot be used: {_words(error)}.") from error
@@ -124,14 +128,13 @@ class Device:
         return Graph(calls, made, stream)
 
     def close(self) -> None:
-        """Wait, free all memory and let the card go. The object is of no use afterwards."""
+        """Wait, and free all memory. The object is of no use afterwards."""
         with self.current():
             self.wait()
             for held in self._held:
                 held.free()
             self._held.clear()
             self._stream = None
-        self._context.detach()
 
     def _memory(self) -> tuple[int, int]:
         free, total = self._cuda.mem_get_info()

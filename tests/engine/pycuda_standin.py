@@ -5,7 +5,6 @@ that finds mistakes: work on a stream waits until somebody synchronises, so that
 show; every address must lie inside memory that is allocated; and each call needs a current context.
 """
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -89,9 +88,6 @@ class Context:
         card.need_context()
         card.current.pop()
 
-    def detach(self) -> None:
-        pass
-
 
 class Stream:
     _next: ClassVar[int] = 0x5000
@@ -120,20 +116,23 @@ class DeviceAllocation:
     def __init__(self, size: int) -> None:
         space = np.full(size + ALIGNMENT, 0xA5, dtype=np.uint8)  # memory comes full of rubbish
         skip = -space.ctypes.data % ALIGNMENT
-        self._address = space.ctypes.data + skip
-        card.blocks[self._address] = space[skip : skip + size]
+        self._address, self._blocks = space.ctypes.data + skip, card.blocks
+        self._blocks[self._address] = space[skip : skip + size]
+        self._valid = True
 
     def __int__(self) -> int:
         return self._address
 
     def free(self) -> None:
         card.need_context()
-        if card.blocks.pop(self._address, None) is None:
+        if not self._valid:
             raise LogicError("freed twice")
+        self._valid = False
+        del self._blocks[self._address]
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):
-            card.blocks.pop(self._address, None)
+        if self._valid:
+            del self._blocks[self._address]
 
 
 def mem_get_info() -> tuple[int, int]:
