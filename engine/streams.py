@@ -111,6 +111,7 @@ def open_recognition(bundle: str | Path | None = None, engine: str = "auto") -> 
 class Stream:
     """One camera with its microphone: a timeline, and a slot in the back end for its face.
 
+    beside: the stream of another face of the same camera; sound goes to that one (see `Timeline`).
     at_once: ticks that close are encoded at once; else they wait in `closed` for `Recognition.encode`, which
     takes those of many streams in one batch.
     """
@@ -123,12 +124,17 @@ class Stream:
         has_video: bool = True,
         has_audio: bool = True,
         at_once: bool = True,
+        beside: "Stream | None" = None,
     ) -> None:
         self._recognition = recognition
         self._at_once = at_once
         self.closed: Released = []
-        self.timeline = Timeline(
-            recognition.bundle, epoch_ns=epoch_ns, has_video=has_video, has_audio=has_audio
+        self.timeline: Timeline = Timeline(
+            recognition.bundle,
+            epoch_ns=epoch_ns,
+            has_video=has_video,
+            has_audio=has_audio,
+            beside=beside.timeline if beside else None,
         )
         self.slot = recognition.take_slot()
         self.track = -1
@@ -148,6 +154,13 @@ class Stream:
     def counts(self) -> Counter[str]:
         """What was late or lost, by cause (see `engine.lanes`)."""
         return self.timeline.counts
+
+    def beside(self, track: int) -> "Stream":
+        """A stream for one more face of this camera, that of `track`; the sound of this one is for both."""
+        epoch_ns = self.timeline.epoch_ns
+        made = Stream(self._recognition, epoch_ns, at_once=self._at_once, beside=self)
+        made.track = track
+        return made
 
     def add_observation(self, observation: Observation) -> None:
         """Take what one picture showed."""

@@ -44,19 +44,29 @@ class Window:
 class Timeline:
     """Ticks and bins of one stream (a camera with its microphone).
 
+    beside: the timeline of another face of the same camera, which takes the sound for both; windows of both
+    are asked for in one order of ends. Sound, voice's mean and counts are shared.
+
     Faces that a call returns are to be handed to a back end's `observe` before the next `score`; each tick
     is returned once, ever. `counts` holds what was lost or late, by cause (see `engine.lanes`).
     """
 
     def __init__(
-        self, bundle: Bundle, *, epoch_ns: int = 0, has_video: bool = True, has_audio: bool = True
+        self,
+        bundle: Bundle,
+        *,
+        epoch_ns: int = 0,
+        has_video: bool = True,
+        has_audio: bool = True,
+        beside: "Timeline | None" = None,
     ) -> None:
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = beside.counts if beside else Counter()
         self._window = bundle.window
         self._has = (has_video, has_audio)
         self._last_end = 0
         self._video = VideoLane(bundle, epoch_ns, self.counts)
-        self._sound = SoundLane(bundle, epoch_ns, self.counts)
+        self._sound: SoundLane = beside._sound if beside else SoundLane(bundle, epoch_ns, self.counts)
+        self._shares_sound = beside is not None
         self.clear(epoch_ns)
 
     @property
@@ -137,9 +147,11 @@ class Timeline:
         epoch_ns = self.epoch_ns if epoch_ns is None else epoch_ns
         self._last_end = 0
         self._video.restart(epoch_ns)
-        self._sound.restart(epoch_ns)
         has_video, has_audio = self._has
         if not has_video:
             self._video.advance(UNBOUNDED_NS)
+        if self._shares_sound:
+            return
+        self._sound.restart(epoch_ns)
         if not has_audio:
             self._sound.advance(UNBOUNDED_NS)

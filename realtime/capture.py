@@ -24,6 +24,7 @@ from realtime.worker import Edge, stand
 
 if TYPE_CHECKING:
     from engine.signals.face import FaceTracker
+    from engine.signals.faces import FacesTracker
 
 NS = 1_000_000_000
 SOUND_HZ = 16_000
@@ -35,7 +36,7 @@ LONGEST_FRAME_NS = 200_000_000
 class CaptureJob:
     """What one capture worker has to do.
 
-    stream: what it captures for.
+    stream: what it captures for. faces: how many are followed at most.
     paced: False where media time is the clock; then nothing is dropped and a slow recogniser is waited for.
     fallback: opened instead of what does not exist.
     duration_ns: end so long after the epoch; None: at the source's own end.
@@ -50,6 +51,7 @@ class CaptureJob:
     paced: bool
     duration_ns: int | None
     bundle: Path | None
+    faces: int
     face_model: Path | None
     offline: bool
 
@@ -115,12 +117,17 @@ def _has(info: SourceInfo, kind: str) -> bool:
     return info.has_video if kind == "video" else info.has_audio
 
 
-def _face_tracker(job: CaptureJob) -> "tuple[FaceTracker, tuple[str, ...]]":
+def _face_tracker(job: CaptureJob) -> "tuple[FaceTracker | FacesTracker, tuple[str, ...]]":
     from engine.bundle import load_bundle
     from engine.signals.face import FaceTracker, load_finder
+    from engine.signals.faces import FacesTracker
 
     finder, notice = load_finder(face_model=job.face_model, offline=job.offline)
-    return FaceTracker(finder, load_bundle(job.bundle).crop), (notice,) if notice else ()
+    notices = (notice,) if notice else ()
+    crop = load_bundle(job.bundle).crop
+    if job.faces > 1:
+        return FacesTracker(finder, crop, most=job.faces), notices
+    return FaceTracker(finder, crop), notices
 
 
 def open_source(spec: SourceSpec, *, paced: bool, anchor_ns: int | None) -> Source:
@@ -155,7 +162,7 @@ class _Run:
     edge: Edge
     out: Sender
     stream: str
-    tracker: "FaceTracker | None"
+    tracker: "FaceTracker | FacesTracker | None"
     duration_ns: int | None
     opened: Opened | None
     epoch_ns: int | None = None

@@ -20,6 +20,7 @@ from engine.errors import De3Error
 ENGINES = ("auto", "tensorrt", "onnx", "openvino")
 DEFAULT_BIND = "tcp://127.0.0.1:5560"
 DEFAULT_STREAM = "main"
+MOST_FACES = 16
 
 
 class Exit(enum.IntEnum):
@@ -71,6 +72,7 @@ class Config:
     mic: number, name, file, "default" or "none"; None: the sound of `camera` where that is a file, a URL or
         the demo, else the default microphone where there is one. "NAME=WORD": for that stream; else for the
         first one ("none": for all). Of several streams those with a device have no sound unless it is named.
+    faces: how many faces of a camera are scored at most; with more than one each has a topic of its own.
     rate: scores a second. max_wait: milliseconds that a window waits for late data.
     duration: seconds; None: until the media ends or Ctrl-C.
     """
@@ -83,6 +85,7 @@ class Config:
     engine: str = "auto"
     bind: str = DEFAULT_BIND
     stream: str = DEFAULT_STREAM
+    faces: int = 1
     pace: bool = True
     duration: float | None = None
     out: Path | None = None
@@ -102,6 +105,8 @@ class Config:
             raise UsageError(f"--duration must be above 0 seconds, not {self.duration:g}.")
         if self.engine not in ENGINES:
             raise UsageError(f"--engine must be one of {', '.join(ENGINES)}, not {self.engine!r}.")
+        if not 1 <= self.faces <= MOST_FACES:
+            raise UsageError(f"--faces must lie between 1 and {MOST_FACES}, not {self.faces}.")
         if not _NAME.fullmatch(self.stream):
             raise UsageError(f"--stream takes 1 to 64 of A-Z a-z 0-9 . _ and -, not {self.stream!r}.")
         if self.out is not None and self.out.suffix not in (".jsonl", ".csv"):
@@ -198,6 +203,7 @@ def parser() -> argparse.ArgumentParser:
     add("--engine", choices=ENGINES, help="what runs the model (auto)")
     add("--bind", metavar="ENDPOINT", help=f"where the feed is published ({DEFAULT_BIND})")
     add("--stream", metavar="NAME", help="the stream's name on the feed (main)")
+    add("--faces", type=int, metavar="N", help="faces a camera, each with scores of its own (1: the largest)")
     add("--no-pace", action="store_false", dest="pace", help="files: as fast as possible, nothing dropped")
     add("--duration", type=float, metavar="S", help="end after so many seconds")
     add("--out", type=Path, metavar="FILE.jsonl|FILE.csv", help="write every emotion message here too")
@@ -285,6 +291,10 @@ def _value(name: str, value: Any, where: str) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UsageError(f"{where} must be a number, not {value!r}.")
         return float(value)
+    if name == "faces":
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise UsageError(f"{where} must be a whole number, not {value!r}.")
+        return value
     if name in ("camera", "mic") and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):

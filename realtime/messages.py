@@ -161,7 +161,8 @@ def passes(message: Message) -> bool:
 def encode(message: Message) -> bytes:
     """One message as msgpack bytes; pictures and sound travel as they lie in memory."""
     if isinstance(message, Observation):
-        body: tuple[Any, ...] = (_OBSERVATION, message.t_ns, message.seq, _face_out(message.face))
+        others = [_face_out(face) for face in message.others]
+        body: tuple[Any, ...] = (_OBSERVATION, message.t_ns, message.seq, _face_out(message.face), others)
     elif isinstance(message, Block):
         body = (_BLOCK, message.t_ns, message.seq, message.samples.tobytes())
     elif isinstance(message, Scored):
@@ -179,8 +180,9 @@ def decode(data: bytes) -> Message:
     """The inverse of `encode`; arrays are read-only views of `data`."""
     code, *body = msgpack.unpackb(data, use_list=False, strict_map_key=False)
     if code == _OBSERVATION:
-        t_ns, seq, face = body
-        return Observation(t_ns=t_ns, seq=seq, face=_face_in(face))
+        t_ns, seq, face, others = body
+        further = tuple(each for each in map(_face_in, others) if each is not None)
+        return Observation(t_ns=t_ns, seq=seq, face=_face_in(face), others=further)
     if code == _BLOCK:
         t_ns, seq, samples = body
         return Block(t_ns=t_ns, seq=seq, samples=np.frombuffer(samples, np.float32))

@@ -55,13 +55,18 @@ class Condition:
 
 @dataclass(slots=True)
 class Outlet:
-    """Publishes, records, shows: `scored` for each window, `tick` now and then. A full disk: RecordError."""
+    """Publishes, records, shows: `scored` for each window, `tick` now and then. A full disk: RecordError.
+
+    faces: how many are scored at most; with more than one each has a topic and a count of its own.
+    """
 
     stream: str
     publisher: Publisher
     recorder: Recorder | None = None
+    faces: int = 1
     view: "View | None" = None
     windows: int = 0
+    _published: Counter[int] = field(default_factory=Counter)
     _totals_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     _begun_ns: int = field(default_factory=time.monotonic_ns)
     _status_ns: int = 0
@@ -70,14 +75,17 @@ class Outlet:
     def scored(self, scored: Scored, condition: Condition) -> None:
         """Publish one window's scores."""
         latency_ms = self._latency_ms(scored) if condition.live else {}
+        track = scored.scores.track if self.faces > 1 else 0
         message = emotion_message(
             scored.scores,
             stream=self.stream,
-            seq=self.windows,
+            seq=self._published[track],
             t_unix_ns=scored.scores.t_ns + _unix_offset_ns() if condition.live else 0,
             latency_ms=latency_ms,
             model=condition.model,
+            faces=self.faces,
         )
+        self._published[track] += 1
         self.windows += 1
         if self.recorder is not None:
             self.recorder.write(message)

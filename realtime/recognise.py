@@ -40,6 +40,7 @@ class RecogniseJob:
     rate_hz: Fraction
     max_wait_ns: int
     live: bool
+    many_faces: bool
 
 
 def recognise_main(job: RecogniseJob, pipe: "Connection[Any, Any]") -> None:
@@ -83,7 +84,7 @@ def _streams(recognition: "Recognition", job: RecogniseJob, starts: "dict[str, S
         if start.live:
             schedule.begin(time.monotonic_ns())
         stream = Stream(recognition, start.epoch_ns, at_once=not start.live)
-        recognisers[name] = Recogniser(stream, schedule, start.live, name)
+        recognisers[name] = Recogniser(stream, schedule, start.live, name, many=job.many_faces)
         recognisers[name].expect(video=start.has_video, audio=start.has_audio)
     begun_ns = time.perf_counter_ns()
     recognition.warm_up()  # a face and a window take no longer than this

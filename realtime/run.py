@@ -76,7 +76,7 @@ def _run_session(config: Config, lines: "Lines", stop: threading.Event) -> Exit:
         for name in (stream.name for stream in config.streams):
             out = config.out_of(name)
             recorder = None if out is None else stack.enter_context(Recorder(out))
-            outlets[name] = Outlet(name, publisher, recorder)
+            outlets[name] = Outlet(name, publisher, recorder, config.faces)
         endpoints = stack.enter_context(private_endpoints())
         session = Session(config, endpoints, outlets, lines, stop)
         names = ", ".join(outlets)

@@ -5,7 +5,7 @@ Takes messages and times as arguments; it knows nothing about sockets, devices o
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.streams import Stream
 from engine.types import Block, Observation, Scores
@@ -20,6 +20,19 @@ SOUND_HZ = 16_000
 ORDER_SLACK_NS = 250 * MS
 
 
+LOST_NS = NS
+"""So long after a face was seen last its number may still come back (see `engine.signals.faces`)."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A face with the times at which it was seen for the first and for the last time."""
+
+    stream: Stream
+    first_ns: int
+    last_ns: int = 0
+
+
 @dataclass(slots=True)
 class Recogniser:
     """One stream's messages to scores: `take` what came, ask what is `due`, `score` it. Time is an argument.
@@ -27,12 +40,18 @@ class Recogniser:
     Data that comes after its window is late: the stream masks and counts it. A modality whose source has gone
     quiet holds up the other by the schedule's `max_wait_ns` at most; where media time is the clock, all items
     come in one order of time, so an item bounds the other modality too, `ORDER_SLACK_NS` behind.
+
+    many: each face in view has a `Stream` of its own, beside the one that takes the sound, from its first
+    picture until it has not been seen for `LOST_NS` (a face that comes back then has another number). With
+    nobody in view it is the sound alone that is scored.
     """
 
     stream: Stream
     schedule: Schedule
     live: bool
     name: str = DEFAULT_STREAM
+    many: bool = False
+    _seen: dict[int, _Seen] = field(default_factory=dict)
     _last_ns: int = 0
     _video_delay_ns: int | None = None
     _audio_delay_ns: int = 0
@@ -40,14 +59,17 @@ class Recogniser:
     def expect(self, *, video: bool, audio: bool) -> None:
         """What will come; of what will not, nothing is waited for any more."""
         if not video:
-            self.stream.advance_video(UNBOUNDED_NS)
+            self._advance_video(UNBOUNDED_NS)
         if not audio:
             self.stream.advance_audio(UNBOUNDED_NS)
 
     def take(self, message: Observation | Block | End, now_ns: int) -> None:
         """One message of the `observe` link, at its arrival."""
         if isinstance(message, Observation):
-            self.stream.add_observation(message)
+            if self.many:
+                self._add_faces(message)
+            else:
+                self.stream.add_observation(message)
             self._video_delay_ns = now_ns - message.t_ns
             if not self.live:
                 self.stream.advance_audio(message.t_ns - ORDER_SLACK_NS)
@@ -55,7 +77,7 @@ class Recogniser:
             self.stream.add_block(message)
             self._audio_delay_ns = now_ns - message.t_ns - len(message.samples) * NS // SOUND_HZ
             if not self.live:
-                self.stream.advance_video(message.t_ns - ORDER_SLACK_NS)
+                self._advance_video(message.t_ns - ORDER_SLACK_NS)
         else:
             self._last_ns = max(self._last_ns, message.t_ns)
             self.expect(video="video" not in message.kinds, audio="audio" not in message.kinds)
@@ -71,6 +93,18 @@ class Recogniser:
             return self.schedule.rest(self._last_ns)
         return self.schedule.due(now_ns, self._bound_ns())
 
+    @property
+    def streams(self) -> list[Stream]:
+        """Those with ticks to encode: one, or of `many` faces each its own."""
+        return [self.stream, *(seen.stream for seen in self._seen.values())]
+
+    def targets(self, end_ns: int) -> list[Stream]:
+        """What is to be scored of the window that ends at `end_ns`."""
+        for track in [track for track, seen in self._seen.items() if seen.last_ns < end_ns - LOST_NS]:
+            self._seen.pop(track).stream.close()
+        in_view = [seen.stream for _, seen in sorted(self._seen.items()) if seen.first_ns < end_ns]
+        return in_view or [self.stream]
+
     def score(self, end_ns: int, due_ns: int) -> Scored:
         """The scores of the window that ends at `end_ns`, which was found due at `due_ns`."""
         return self.scored(self.stream.scores(end_ns), due_ns)
@@ -81,6 +115,20 @@ class Recogniser:
             return Scored(scores, 0, 0, 0, self.name)
         delay_ns = self._audio_delay_ns if self._video_delay_ns is None else self._video_delay_ns
         return Scored(scores, delay_ns, due_ns, time.monotonic_ns(), self.name)
+
+    def _add_faces(self, observation: Observation) -> None:
+        t_ns, seq = observation.t_ns, observation.seq
+        for face in observation.faces:
+            if face.track not in self._seen:
+                self._seen[face.track] = _Seen(self.stream.beside(face.track), first_ns=t_ns)
+            seen = self._seen[face.track]
+            seen.last_ns = t_ns
+            seen.stream.add_observation(Observation(t_ns=t_ns, seq=seq, face=face))
+        self._advance_video(t_ns)
+
+    def _advance_video(self, t_ns: int) -> None:
+        for stream in self.streams:
+            stream.advance_video(t_ns)
 
     def _bound_ns(self) -> int:
         return min(self.stream.video_bound_ns, self.stream.audio_bound_ns)

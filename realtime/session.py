@@ -76,6 +76,7 @@ class Session:
             rate_hz=config.rate_hz,
             max_wait_ns=round(config.max_wait * MS),
             live=config.pace,
+            many_faces=config.faces > 1,
         )
         self._happened(self.supervisor.add(RECOGNISER, recognise_main, job, now_ns))
         for part in parts:
@@ -131,6 +132,7 @@ class Session:
             paced=config.pace,
             duration_ns=None if config.duration is None else round(config.duration * NS),
             bundle=config.bundle,
+            faces=config.faces,
             face_model=config.face_model,
             offline=config.offline,
         )

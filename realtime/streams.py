@@ -50,7 +50,7 @@ class Streams:
     how fast messages come, or on the other streams.
 
     Under overload a turn takes longer than the time between two windows. Then of each stream only the newest
-    window is scored and the others are counted (see `Schedule`), so rates fall evenly; and of each stream no
+    window is scored and the others are counted (see `Schedule`), so rates fall evenly; and of each face no
     more ticks are encoded than its share of the time, evenly spread, and the others are masked and counted.
     """
 
@@ -69,7 +69,8 @@ class Streams:
 
     def encode(self) -> None:
         """Encode the ticks that have closed."""
-        waiting = [each.stream for each in self.recognisers.values() if each.stream.closed]
+        streams = (stream for each in self.recognisers.values() for stream in each.streams)
+        waiting = [stream for stream in streams if stream.closed]
         if not waiting:
             return
         share = self.faces.fit(max(LEAST_ENCODING_NS, self._scoring_ns)) // len(waiting)
@@ -92,17 +93,22 @@ class Streams:
                 del firsts[:most]
 
     def score(self, batch: Due, due_ns: int) -> list[Scored]:
-        """The scores of windows that were found due at `due_ns`."""
+        """The scores of windows that were found due at `due_ns`, one a face where there are several."""
         begun_ns = time.perf_counter_ns()
-        found = self.recognition.scores([(self.recognisers[name].stream, end_ns) for name, end_ns in batch])
+        targets = [
+            (self.recognisers[name], stream, end_ns)
+            for name, end_ns in batch
+            for stream in self.recognisers[name].targets(end_ns)
+        ]
+        found = self.recognition.scores([(stream, end_ns) for _, stream, end_ns in targets])
         spent_ns = time.perf_counter_ns() - begun_ns
         self.windows.took(len(batch), spent_ns)
         self._scoring_ns += spent_ns
         for name, _ in batch:
             self._counts.setdefault(name, Counter())["windows"] += 1
         return [
-            self.recognisers[name].scored(scores, due_ns)
-            for (name, _), scores in zip(batch, found, strict=True)
+            recogniser.scored(scores, due_ns)
+            for (recogniser, _, _), scores in zip(targets, found, strict=True)
         ]
 
     def newly_over(self) -> list[str]:

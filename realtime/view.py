@@ -1,6 +1,6 @@
 """The live view for a person at a terminal: scores as bars, rates, latency, drops, what is missing.
 
-One stream has all of that; of several each has a line.
+One stream has all of that; of several, or of several faces, each has a line.
 
 It takes decoded messages and the time as an argument, and knows nothing about sockets, workers or the model.
 Data leaves it on the screen. Where the output is no terminal, `line` gives one plain line a message.
@@ -8,7 +8,7 @@ Data leaves it on the screen. Where the output is no terminal, `line` gives one 
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Self
 
 from rich.console import Console, Group, RenderableType
@@ -18,10 +18,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from realtime.wire import HEADS, Emotion, Message, Status
+from realtime.wire import HEADS, Emotion, Message, Status, subject
 
 REDRAW_NS = 100_000_000
 MOST_STREAMS = 16
+LEFT_NS = 1_000_000_000
+"""A face of which no window came for so long has left."""
 _WIDTH = 80
 _LEAD_CELLS = 22
 _HEAD_CELLS = 9
@@ -31,8 +33,23 @@ _STATE_STYLE = {"starting": _FAINT, "running": "green", "degraded": "yellow", "e
 
 @dataclass(slots=True)
 class _Stream:
+    """The newest emotion and status of a stream, and, where it has several faces, of each the newest."""
+
     emotion: Emotion | None = None
     status: Status | None = None
+    faces: dict[str, Emotion] = field(default_factory=dict)
+
+    def take(self, message: Message) -> None:
+        """Take in one message; faces of which nothing came with the newest windows have left."""
+        if isinstance(message, Status):
+            self.status = message
+            return
+        self.emotion = message
+        if message.faces is not None:
+            self.faces[subject(message)] = message
+            left = [name for name, each in self.faces.items() if message.t_ns - each.t_ns > LEFT_NS]
+            for name in left:
+                del self.faces[name]
 
 
 class View:
@@ -57,10 +74,7 @@ class View:
         if message.stream not in self._streams and len(self._streams) == MOST_STREAMS:
             return
         held = self._streams.setdefault(message.stream, _Stream())
-        if isinstance(message, Emotion):
-            held.emotion = message
-        else:
-            held.status = message
+        held.take(message)
         if self._drawn_ns is None or now_ns - self._drawn_ns >= REDRAW_NS:
             self._drawn_ns = now_ns
             self._live.update(self.render(), refresh=True)
@@ -74,7 +88,7 @@ class View:
         if not self._streams:
             return Text("Waiting for the first scores ...", style="dim")
         width = min(self._console.width, _WIDTH)
-        if len(self._streams) > 1:
+        if len(self._streams) > 1 or any(held.faces for held in self._streams.values()):
             return _overview(self._streams, min(self._console.width, 2 * _WIDTH))
         return Group(*(_panel(name, held, width) for name, held in self._streams.items()))
 
@@ -96,7 +110,7 @@ def line(message: Message) -> str:
     total = message.latency_ms.get("total")
     late = "" if total is None else f"  {total:.0f} ms"
     return _safe(
-        f"{message.stream}  {message.t_ns / 1e9:.3f} s  {top}  seen {message.valid['video']:.0%}"
+        f"{subject(message)}  {message.t_ns / 1e9:.3f} s  {top}  seen {message.valid['video']:.0%}"
         f"  heard {message.valid['audio']:.0%}{late}"
     )
 
@@ -122,19 +136,19 @@ def _panel(name: str, held: _Stream, width: int) -> Panel:
 
 
 def _overview(streams: Mapping[str, _Stream], width: int) -> Panel:
-    """A line a stream: the most probable label, what was seen and heard, rates, and what is wrong with it."""
+    """A line a stream, or a face of one: the most probable label, what was seen and heard, what is wrong."""
     table = Table(box=None, padding=(0, 1), header_style=_FAINT, width=width - 4)
     for heading, least in (("", 6), ("", 14), ("seen", 4), ("heard", 5), ("late", 6), ("scores/s", 8)):
         side: Literal["left", "right"] = "right" if heading else "left"
         table.add_column(heading, justify=side, no_wrap=True, min_width=min(least, width // 8))
     table.add_column("", no_wrap=True, ratio=1)
     for name, held in streams.items():
-        table.add_row(*_overview_row(name, held))
+        for each, emotion in held.faces.items() or [(name, held.emotion)]:
+            table.add_row(*_overview_row(each, emotion, held.status))
     return Panel(table, border_style=_FAINT, width=width)
 
 
-def _overview_row(name: str, held: _Stream) -> list[Text]:
-    emotion, status = held.emotion, held.status
+def _overview_row(name: str, emotion: Emotion | None, status: Status | None) -> list[Text]:
     cells = [Text("") for _ in range(4)]
     if emotion is not None:
         top = "-" if emotion.top is None else f"{emotion.top} {emotion.scores[emotion.top]:.0%}"

@@ -24,7 +24,7 @@ STATES = ("starting", "running", "degraded", "ended")
 MAX_BYTES = 16_384
 MAX_ENTRIES = 64
 MAX_TEXT = 256
-OPTIONAL = ("overload", "cpu")
+OPTIONAL = ("faces", "overload", "cpu")
 """Keys that are left out where there is nothing to say."""
 STREAM_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _INT64 = 1 << 63
@@ -59,6 +59,7 @@ class Emotion:
     face: the newest face in the window; None without one.
     latency_ms: stage -> milliseconds, and "total"; empty where media time is the clock.
     model: short digest of the bundle.
+    faces: how many faces of the stream are scored at most, where that is more than one; else None.
     """
 
     stream: str
@@ -76,6 +77,7 @@ class Emotion:
     face: FaceBox | None
     latency_ms: Mapping[str, float]
     model: str
+    faces: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +126,7 @@ def emotion_message(
     t_unix_ns: int,
     latency_ms: Mapping[str, float],
     model: str,
+    faces: int = 1,
 ) -> Emotion:
     """The message that tells `scores`. Probabilities keep every digit of their float32."""
     heads = {head: _by_label(scores.labels, scores.heads[head]) for head in HEADS if head in scores.heads}
@@ -147,12 +150,20 @@ def emotion_message(
         face=face,
         latency_ms={stage: round(float(ms), 3) for stage, ms in latency_ms.items()},
         model=model,
+        faces=faces if faces > 1 else None,
     )
 
 
 def topic(message: Message) -> str:
-    """`emotion/<stream>` or `status/<stream>`."""
-    return f"{'emotion' if isinstance(message, Emotion) else 'status'}/{message.stream}"
+    """`emotion/<stream>` or `status/<stream>`; with several faces a stream `emotion/<stream>/<track>`."""
+    return f"{'emotion' if isinstance(message, Emotion) else 'status'}/{subject(message)}"
+
+
+def subject(message: Message) -> str:
+    """What a message is about, in a word: the stream, or a face of it where several may be followed."""
+    if isinstance(message, Emotion) and message.faces is not None and message.track >= 0:
+        return f"{message.stream}/{message.track}"
+    return message.stream
 
 
 def to_map(message: Message) -> dict[str, Any]:
@@ -292,6 +303,7 @@ def _read_emotion(fields: _Fields) -> Emotion:
         face=_read_face(fields),
         latency_ms=fields.numbers("latency_ms"),
         model=fields.text("model"),
+        faces=fields.integer("faces", 2) if "faces" in fields.values else None,
     )
 
 

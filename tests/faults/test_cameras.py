@@ -11,7 +11,7 @@ import pytest
 from realtime.feed import Subscriber
 from realtime.wire import Emotion, Status
 from tests.peers.clip import write_clip
-from tests.peers.program import PATIENCE_S, Program
+from tests.peers.program import PATIENCE_S, REPOSITORY, YUNET, Program
 
 SECOND_NS = 1_000_000_000
 
@@ -151,6 +151,28 @@ def test_a_camera_that_is_away_for_now_is_tried_again(bundle: Path, long_clip: P
         program.interrupt()
         assert program.end() == 0
         assert program.errors() == []
+
+
+def test_several_faces_of_a_camera_have_a_topic_each(bundle: Path, tmp_path: Path) -> None:
+    clip = REPOSITORY.parent / "shared" / "media" / "three_people.avi"
+    if not clip.is_file() or not YUNET.is_file():
+        pytest.skip("needs ../shared/media and ../shared/data/yunet")
+    flags = ("--camera", f"hall={clip}", "--faces", "3", "--duration", "2")
+    written = []
+    for name in ("one.jsonl", "two.jsonl"):
+        with Subscriber(f"ipc://{tmp_path}/feed", topics=("emotion/hall/1",)) as feed:
+            _no_pace(bundle, tmp_path / name, *flags, "--bind", f"ipc://{tmp_path}/feed")
+            message = feed.receive(PATIENCE_S)
+            assert isinstance(message, Emotion)
+            assert (message.stream, message.track, message.faces) == ("hall", 1, 3)
+        written.append((tmp_path / name).read_bytes())
+    assert written[0] == written[1]
+    records = _records(tmp_path / "one.jsonl")
+    for track in range(3):
+        mine = [record for record in records if record["track"] == track]
+        assert [record["seq"] for record in mine] == list(range(len(mine)))
+        assert len(mine) >= 9
+    assert len({tuple(record["face"]["box"]) for record in records[-3:]}) == 3
 
 
 def test_when_every_camera_has_failed_so_has_the_run(bundle: Path) -> None:

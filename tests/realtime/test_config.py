@@ -20,10 +20,11 @@ def test_nothing_given_is_the_default() -> None:
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
     file = _toml(
-        tmp_path, 'camera = 1\nmax-wait = 50\nrate = 2.5\noffline = true\nno_pace = false\nout = "o.csv"'
+        tmp_path,
+        'faces = 3\ncamera = 1\nmax-wait = 50\nrate = 2.5\noffline = true\nno_pace = false\nout = "o.csv"',
     )
     config = read_command(["--config", file, "--rate", "10"]).config
-    assert config == Config(camera="1", max_wait=50.0, rate=10.0, offline=True, out=Path("o.csv"))
+    assert config == Config(camera="1", faces=3, max_wait=50.0, rate=10.0, offline=True, out=Path("o.csv"))
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) 
         ("rate = 'fast'", "rate must be a number"),
         ("rate = true", "rate must be a number"),
         ("offline = 1", "offline must be true or false"),
+        ("faces = 2.5", "faces must be a whole number"),
         ("bind = 5560", "bind must be a string"),
         ("rate = ", "is not TOML"),
     ],
@@ -60,6 +62,8 @@ def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
         (["--duration", "inf"], "--duration"),
         (["--out", "o.txt"], r"\.jsonl or \.csv"),
         (["--stream", "a/b"], "--stream"),
+        (["--faces", "0"], "--faces"),
+        (["--faces", "17"], "--faces"),
         (["--camera", "none", "--mic", "none"], "nothing to look at"),
         (["--no-pace"], "--no-pace takes media files"),
         (["--no-pace", "--camera", "0"], "0 is not a file"),

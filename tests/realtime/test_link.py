@@ -67,6 +67,20 @@ def test_an_observation_comes_back_as_it_was(gap_ns: int) -> None:
     )
 
 
+def test_every_face_of_an_observation_comes_back() -> None:
+    got = decode(encode(Observation(t_ns=1, seq=2, face=_face(0), others=(_face(3), _face(5)))))
+    assert isinstance(got, Observation)
+    assert [face.gap_ns for face in got.faces] == [0, 3, 5]
+    np.testing.assert_array_equal(got.faces[2].previous, _face(5).previous)
+    routed = messages.Routed("lobby", Observation(t_ns=1, seq=2, face=None))
+    again = decode(encode(routed))
+    assert isinstance(again, messages.Routed)
+    assert isinstance(again.item, Observation)
+    assert (again.stream, again.item.faces) == ("lobby", ())
+    assert messages.passes(routed)
+    assert not messages.passes(messages.Routed("lobby", messages.End(("video",), 1)))
+
+
 def test_a_face_without_an_earlier_picture_travels_once() -> None:
     one, two = (len(encode(Observation(t_ns=0, seq=0, face=_face(gap)))) for gap in (0, 1))
     assert two - one > 112 * 112 - 100

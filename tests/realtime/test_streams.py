@@ -137,6 +137,69 @@ def test_under_overload_every_rate_falls_evenly_and_nothing_piles_up(folder: Pat
     assert len({recogniser.stream.counts["forgone_tick"] for recogniser in streams.recognisers.values()}) == 1
 
 
+def _pictures(tracks: dict[int, tuple[float, float]], seconds: float) -> list[Observation]:
+    """30 pictures a second in which each track is seen from one time in seconds to another."""
+    chance = np.random.default_rng(3)
+    crops = {track: chance.integers(0, 256, (round(30 * seconds), 112, 112), np.uint8) for track in tracks}
+    found = []
+    for k in range(round(30 * seconds)):
+        faces = [
+            Face(crop=crops[track][k], previous=crops[track][k], gap_ns=0, box=(1.0, 2.0, 3.0, 4.0),
+                 confidence=0.9, track=track)
+            for track, (start, end) in tracks.items()
+            if start <= k / 30 < end
+        ]  # fmt: skip
+        first = faces[0] if faces else None
+        found.append(Observation(t_ns=EPOCH + k * NS // 30, seq=k, face=first, others=tuple(faces[1:])))
+    return found
+
+
+def _faces(folder: Path, tracks: dict[int, tuple[float, float]], seconds: float, many: bool) -> list[Scored]:
+    """What a stream with these faces and a voice gives."""
+    bundle = load_bundle(folder)
+    recognition = Recognition(bundle, choose(bundle, "onnx").backend)
+    stream = Stream(recognition, EPOCH, at_once=False)
+    recogniser = Recogniser(stream, Schedule(EPOCH, 15, Fraction(5), 80 * MS), True, "lobby", many=many)
+    streams = Streams(recognition, {"lobby": recogniser}, True)
+    voice = [item for item in _items("lobby", seconds) if isinstance(item, Block)]
+    scored = []
+    for item in sorted([*voice, *_pictures(tracks, seconds)], key=lambda each: each.t_ns):
+        streams.take(Routed("lobby", item), item.t_ns)
+        streams.encode()
+        for batch in streams.due(item.t_ns):
+            scored += streams.score(batch, item.t_ns)
+    return scored
+
+
+def test_each_face_has_the_scores_that_it_would_have_alone_with_the_same_voice(folder: Path) -> None:
+    together = _faces(folder, {0: (0, 9), 1: (0, 9)}, 3.0, many=True)
+    windows = Counter(each.scores.track for each in together)
+    assert windows[0] == windows[1] >= 13
+    alone = _faces(folder, {0: (0, 9), 1: (9, 9)}, 3.0, many=False)
+    ours = [each.scores for each in together if each.scores.track == 0]
+    assert len(ours) == len(alone)
+    for a, b in zip(ours, (each.scores for each in alone), strict=True):
+        assert (a.t_ns, a.valid_video, a.valid_audio) == (b.t_ns, b.valid_video, b.valid_audio)
+        for head, values in a.heads.items():
+            np.testing.assert_allclose(values, b.heads[head], atol=1e-5)
+    others = [each.scores for each in together if each.scores.track == 1]
+    assert np.abs(others[-1].heads["video"] - ours[-1].heads["video"]).max() > 1e-3
+
+
+def test_faces_come_and_go_and_with_nobody_in_view_the_voice_is_scored(folder: Path) -> None:
+    scored = _faces(folder, {0: (0.5, 1.5), 1: (1, 6), 2: (5, 6)}, 8.0, many=True)
+    spans = {
+        track: [round((each.scores.t_ns - EPOCH) / NS, 1) for each in scored if each.scores.track == track]
+        for track in (-1, 0, 1, 2)
+    }
+    assert (spans[0][0], spans[0][-1]) == (0.6, 2.4), "as long as it may come back"
+    assert (spans[1][0], spans[1][-1]) == (1.2, 6.8)
+    assert (spans[2][0], spans[2][-1]) == (5.2, 6.8)
+    assert set(spans[-1]) == {0.2, 0.4, 7.0, 7.2, 7.4, 7.6, 7.8}
+    silent = [each.scores for each in scored if each.scores.track == -1]
+    assert all(scores.valid_video == 0 and scores.valid_audio > 0 for scores in silent)
+
+
 def test_the_earliest_end_goes_first_and_batches_have_a_limit(folder: Path) -> None:
     streams = _streams(Recognition(load_bundle(folder), choose(load_bundle(folder), "onnx").backend), NAMES)
     for k, recogniser in enumerate(reversed(streams.recognisers.values())):

@@ -136,6 +136,20 @@ def test_of_several_streams_each_has_a_line(width: int) -> None:
         assert all(word in rows[3] for word in ("desk", "-", "degraded"))
 
 
+def test_of_several_faces_each_has_a_line_until_it_has_left() -> None:
+    view = View(screen(80))
+    for track in (0, 3):
+        view.show(emotion(stream="lobby", track=track, faces=4), track)
+    view.show(status(stream="lobby"), 5)
+    shown = drawn(view, 80)
+    assert "lobby/0" in shown
+    assert "lobby/3" in shown
+    assert line(emotion(stream="lobby", track=3, faces=4)).startswith("lobby/3  ")
+    later = emotion(stream="lobby", track=3, faces=4, t_ns=emotion().t_ns + 2_000_000_000)
+    view.show(later, 6)
+    assert "lobby/0" not in drawn(view, 80)
+
+
 def test_overload_is_said() -> None:
     assert "overloaded: 40% of the windows skipped" in line(status(overload=0.4))
     assert "overloaded" not in line(status(overload=0.0))

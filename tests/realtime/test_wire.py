@@ -66,6 +66,17 @@ def test_nothing_seen_or_heard_has_no_top_and_no_face() -> None:
     assert (told.top, told.face, told.track) == (None, None, -1)
 
 
+def test_of_several_faces_each_has_a_topic() -> None:
+    words = {"stream": "lobby", "seq": 0, "t_unix_ns": 0, "latency_ms": {}, "model": "m"}
+    seven, nobody = (emotion_message(scores(track=track), **words, faces=3) for track in (7, -1))
+    assert [encode(message)[0] for message in (seven, nobody)] == [b"emotion/lobby/7", b"emotion/lobby"]
+    assert decode(*encode(seven)) == seven
+    assert list(to_map(seven))[-1] == "faces"
+    alone = emotion_message(scores(track=7), **words)
+    assert encode(alone)[0] == b"emotion/lobby"
+    assert "faces" not in to_map(alone)
+
+
 def test_numpy_numbers_may_come_in() -> None:
     odd = scores(t_ns=np.int64(9), track=np.int64(1), attributes={"valence": np.float32(0.3)})
     told = decode(*encode(message_of(odd)))
