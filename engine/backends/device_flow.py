@@ -92,5 +92,5 @@ def find_flow(params: FlowParams, crop_size: int, most_pairs: int) -> tuple[Devi
         if importlib.util.find_spec(HOME) is None or importlib.util.find_spec("numba") is None:
             raise BackendError("numba is not installed")
         return NumbaFlow(params, crop_size, most_pairs), "flow on the card"
-    except (ImportError, BackendError) as error:
+    except (ImportError, ValueError, BackendError) as error:
         return None, f"flow on the host with OpenCV: {str(error).rstrip('.')}"
