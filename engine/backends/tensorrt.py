@@ -115,7 +115,7 @@ class TensorRtBackend:
                 batch = faces[span]
                 self._encoder.run(len(batch), self._pictures(batch))
                 rows = [self._row(s, t) for s, t in zip(slots[span], ticks[span], strict=True)]
-                self._keep(rows)
+                self._spread(self._encoder.address("token"), self._tokens, rows)
 
     def score(self, slots: Sequence[int], windows: Sequence[Window]) -> Answers:
         """See `Backend`."""
@@ -228,12 +228,12 @@ class TensorRtBackend:
             "gap_ns": np.array([face.gap_ns for face in faces], dtype=np.int64),
         }
 
-    def _keep(self, rows: Sequence[int]) -> None:
-        """Copy the encoder's tokens to these rows of the rings, neighbours together."""
-        source, first = self._encoder.address("token"), 0
+    def _spread(self, source: int, base: int, rows: Sequence[int]) -> None:
+        """Copy the rows at `source` to these rows of the array at `base`, neighbours together."""
+        first = 0
         for i in range(1, len(rows) + 1):
             if i == len(rows) or rows[i] != rows[i - 1] + 1:
-                target = self._tokens + rows[first] * self.row_bytes
+                target = base + rows[first] * self.row_bytes
                 self._device.copy(target, source + first * self.row_bytes, (i - first) * self.row_bytes)
                 first = i
 
@@ -255,9 +255,7 @@ class TensorRtBackend:
             len(windows),
             {**values, "rows": rows, "fold": fold, "keep": keep, "slot": slot_row, "face_weight": weight},
         )
-        means = self._window_model.address("mean")
-        for i, slot in enumerate(slots):
-            self._device.copy(self._state + slot * self.row_bytes, means + i * self.row_bytes, self.row_bytes)
+        self._spread(self._window_model.address("mean"), self._state, slots)
         return as_answers([self._window_model.fetched(name, len(windows)) for name in self._fetched])
 
     def _answers(self, inputs: Arrays) -> Answers:

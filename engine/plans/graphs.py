@@ -43,6 +43,8 @@ def encoder_graph(bundle: Bundle, precision: str) -> onnx.ModelProto:
     graph.node.append(helper.make_node("Concat", ["v", "o"], ["token"], axis=1))
     del graph.output[:]
     graph.output.append(_value("token", TensorProto.FLOAT, "N", _width(bundle)))
+    for value in graph.input:
+        _with_batch(value, "N")
     return _checked(model, bundle.frame_encoder)
 
 

@@ -20,6 +20,7 @@ from engine.backends.device_flow import DeviceArray, find_flow
 from engine.backends.onnx import OnnxBackend
 from engine.backends.tensorrt import TensorRtBackend, machine
 from engine.backends.tensorrt_parts import Field, Layout, Library, sizes
+from engine.baseline import SlowMean, SlowSteps
 from engine.bundle import Bundle
 from engine.errors import BackendError
 from engine.plans.store import find_plan, plan_folder, read_plan
@@ -57,6 +58,21 @@ def test_tracks_over_time_are_those_of_onnx_runtime(backend: TensorRtBackend, sm
                 each.reset(0)
                 each.reset(1, keep_baseline=True)
         assert np.abs(answers[0] - answers[1]).max() < 1e-4
+
+
+@pytest.mark.parametrize("counts", [[1], [60], [7, 0, 30, 200], [900, 5]])
+def test_folding_rows_at_once_gives_the_slow_mean(counts: list[int]) -> None:
+    rng = np.random.default_rng(3)
+    start = rng.standard_normal(5).astype(np.float32)
+    steps, mean = SlowSteps(prior_s=2, tau_s=60), SlowMean(start, prior_s=2, tau_s=60)
+    folded = start
+    for count in counts:
+        rows = rng.standard_normal((count, 5)).astype(np.float32)
+        keep, weights = steps.fold(count, 1 / 15)
+        folded = (keep * folded + weights @ rows).astype(np.float32)
+        mean.fold(rows, 1 / 15)
+        assert np.abs(folded - mean.mean).max() < 1e-5
+        assert steps.weight == mean.weight
 
 
 def test_a_batch_costs_one_launch(backend: TensorRtBackend, small: Bundle) -> None:
