@@ -163,13 +163,17 @@ def _named(flag: str, words: Words, plain: str) -> dict[str, str | None]:
     given: tuple[str | None, ...] = words if isinstance(words, tuple) else (words,)
     for word in given:
         name, mark, rest = (word or "").partition("=")
-        named = bool(mark) and _NAME.fullmatch(name) is not None and not Path(word or "").is_file()
+        named = bool(mark) and _NAME.fullmatch(name) is not None and not _is_file(word or "")
         key = name if named else plain
         if key in found:
             what = f"the name {key} twice" if named else "more than one without a name"
             raise UsageError(f"{flag} has {what}: several streams are told apart as {flag} NAME=...")
         found[key] = rest if named else word
     return found
+
+
+def _is_file(word: str) -> bool:
+    return "://" not in word and Path(word).is_file()
 
 
 def _check_no_pace(stream: StreamConfig) -> None:

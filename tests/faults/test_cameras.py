@@ -175,6 +175,26 @@ def test_several_faces_of_a_camera_have_a_topic_each(bundle: Path, tmp_path: Pat
     assert len({tuple(record["face"]["box"]) for record in records[-3:]}) == 3
 
 
+def test_a_stream_that_is_over_says_so_and_the_others_go_on(
+    bundle: Path, clips: list[tuple[str, Path]], long_clip: Path
+) -> None:
+    flags = _cameras([clips[1], ("long", long_clip)])
+    with (
+        Program(*flags, bundle=bundle) as program,
+        Subscriber(program.endpoint, topics=("status/desk",)) as feed,
+    ):
+        status = feed.receive(PATIENCE_S)
+        while isinstance(status, Status) and status.state != "ended":
+            status = feed.receive(PATIENCE_S)
+        assert isinstance(status, Status)
+        with Subscriber(program.endpoint, topics=("emotion/",)) as late:
+            assert {_emotion(late).stream for _ in range(5)} == {"long"}
+        assert feed.receive(0) is None, "nothing after the end"
+        program.interrupt()
+        assert program.end() == 0
+        assert [line["stream"] for line in program.lines[-2:]] == ["desk", "long"]
+
+
 def test_when_every_camera_has_failed_so_has_the_run(bundle: Path) -> None:
     with Program("--camera", "a=97", "--camera", "b=98", bundle=bundle) as program:
         assert program.end() == 2

@@ -101,7 +101,7 @@ def test_cameras_and_microphones_find_each_other_by_name(tmp_path: Path) -> None
     assert _streams("--camera", "0") == [("main", "0", None)]
     assert _streams("--camera", "0", "--mic", "main=1", "--stream", "main") == [("main", "0", "1")]
     assert _streams("--camera", "door=0", "--mic") == [("door", "0", "default")]
-    url = "rtsp://host/live?user=a&password=b"
+    url = f"rtsp://host/live?user=a&token={'b' * 300}"
     two = ["--camera", f"lobby={url}", "--camera", "desk=0"]
     assert _streams(*two) == [("lobby", url, None), ("desk", "0", None)]
     assert _streams(*two, "--mic", "desk=default") == [("lobby", url, None), ("desk", "0", "default")]
