@@ -51,6 +51,7 @@ def test_the_five_commands_lead_from_a_folder_to_scores(
         "trainer.prepare", "trainer.train", "trainer.calibrate", "trainer.export", "realtime.run",
     ]  # fmt: skip
     monkeypatch.setattr("trainer.calibrate.STEPS", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # one worker does for so little
     for _, _, module, *options in commands[:4]:
         more = ["--offline", "--jobs", "1"] if module == "trainer.prepare" else []
         monkeypatch.setattr(sys, "argv", [module, *options, *more])
