@@ -100,9 +100,10 @@ class Builder:
 
     def verify(self, file: Path, tell: Tell) -> bool:
         """Check the plan in `file` the long way and tell the outcome; whether all of it is as promised."""
-        plan = read_plan(file)
+        plan, before = read_plan(file), self._free_bytes()
         backend = self.open(plan)
-        tell(backend.flow)
+        used = (before - self._free_bytes()) / MIB
+        tell(f"memory: {used:.0f} MiB on the card for {plan.key.largest_batch} tracks; {backend.flow}")
         try:
             checks = verify(backend, self._bundle, plan.key.precision)
         finally:
@@ -110,6 +111,10 @@ class Builder:
         for check in checks:
             tell(_line(check))
         return all(check.passed for check in checks)
+
+    def _free_bytes(self) -> int:
+        with self._device.current():
+            return self._device.free_bytes()
 
     def _key(self, precision: str, streams: int) -> PlanKey:
         return PlanKey(

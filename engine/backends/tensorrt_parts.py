@@ -225,6 +225,7 @@ class Part:
         self._device.wait()
         for name, value in values.items():
             size.staged[name][:count] = value
+            size.staged[name][count:] = 0  # another size of batch may have left anything there, indices too
         self._last = size
         return size
 

@@ -28,12 +28,14 @@ def gaps(standin: ModuleType, real: ModuleType) -> list[str]:
     for name, ours in vars(standin).items():
         if name.startswith("_") or getattr(ours, "__module__", None) != standin.__name__:
             continue
+        if not (inspect.isclass(ours) or inspect.isfunction(ours)):
+            continue
         theirs = getattr(real, name, None)
         if theirs is None:
             found.append(f"{name} is not there")
         elif inspect.isclass(ours):
             found += _class_gaps(name, ours, theirs)
-        elif inspect.isfunction(ours):
+        else:
             found += _argument_gaps(name, ours, theirs)
     return found
 

@@ -109,7 +109,8 @@ def test_auto_measures_once_and_remembers(
 
 
 def test_auto_does_without_what_is_not_installed(small: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)
+    for package in ("openvino", "tensorrt"):
+        monkeypatch.setitem(sys.modules, package, None)
     assert choose(small).reason == "onnx: the only engine installed"
     with pytest.raises(BackendError, match=r"pip install .*openvino"):
         choose(small, "openvino")

@@ -1,5 +1,7 @@
 """Building plans on the stand-in: the command, what is kept, what is refused and in which words."""
 
+import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -81,11 +83,22 @@ def test_verify_checks_all_that_is_promised(folder: Path, command: Command, card
     assert sum(line.startswith("ok   ") for line in out.splitlines()) >= 9
     assert "FAIL" not in out
     assert "2 at once: " in out
+    assert "MiB on the card for 2 tracks; flow on the " in out
     card._faults["noise"] = 0.5
     status, out, err = command("--verify")
     assert status == 1
     assert "FAIL scores of sample windows agree: differ by " in out
     assert "does not hold what it promises" in err
+
+
+def test_a_real_installation_holds_what_the_stand_in_promises(
+    small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if importlib.util.find_spec("tensorrt") is None:
+        pytest.skip("TensorRT is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    status = main(["--bundle", str(small.path), "--max-streams", "4", "--verify"])
+    assert status == 0, "\n".join(capsys.readouterr())
 
 
 def test_a_precision_that_misses_parity_is_not_kept(folder: Path, command: Command, card: Any) -> None:
@@ -195,6 +208,22 @@ def test_a_plan_cut_short_is_refused(tmp_path: Path, small: Bundle, keep: int) -
         read_plan(find_plan(small, MACHINE, tmp_path))
 
 
+def test_a_plan_that_tensorrt_cannot_load_is_told_with_its_words(
+    folder: Path, command: Command, small: Bundle
+) -> None:
+    assert command()[0] == 0
+    (file,) = folder.glob("*.plan")
+    found = read_plan(file)
+    write_plan(replace(found, parts={**found.parts, "score": b"of another build"}), folder)
+    with pytest.raises(
+        BackendError, match=r"cannot load the window model of the plan \(Serial.*: build it anew"
+    ):
+        choose(small, "tensorrt")
+    write_plan(replace(found, parts={"score": found.parts["score"]}), folder)
+    with pytest.raises(BackendError, match="The plan has no encoder: build it anew"):
+        choose(small, "tensorrt")
+
+
 def test_an_altered_plan_is_refused(tmp_path: Path) -> None:
     file = write_plan(plan(), tmp_path)
     data = bytearray(file.read_bytes())
@@ -205,8 +234,6 @@ def test_an_altered_plan_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_plan_built_last_for_this_machine_is_taken(tmp_path: Path, small: Bundle) -> None:
-    import os
-
     files = [
         write_plan(plan(bundle=small.digest, **changes), tmp_path)
         for changes in ({"precision": "fp16"}, {"precision": "fp32"}, {"device": "A100"})

@@ -244,3 +244,14 @@ def test_arrays_of_a_batch_lie_aligned_and_apart() -> None:
 @pytest.mark.parametrize(("largest", "found"), [(1, [1]), (4, [1, 2, 4]), (6, [1, 2, 4, 6])])
 def test_a_few_sizes_of_batch_get_a_graph(largest: int, found: list[int]) -> None:
     assert sizes(largest) == found
+
+
+def test_what_an_earlier_batch_left_behind_is_never_read(backend: TensorRtBackend, small: Bundle) -> None:
+    """Buffers are laid out anew for each size of batch, so the rows that fill a batch up must be cleared."""
+    windows = [window_at(small, 60 + i) for i in range(4)]
+    backend.observe([0, 1, 2, 3] * 4, [tick for tick in range(56, 60) for _ in range(4)], faces(16))
+    for each in range(4):
+        backend.score([each], [windows[each]])
+    whole = backend.score(range(4), windows).logits
+    for count in (2, 3, 1, 3, 4, 3):
+        assert np.abs(backend.score(range(count), windows[:count]).logits - whole[:count]).max() < 1e-4

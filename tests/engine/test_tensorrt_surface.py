@@ -7,9 +7,13 @@ libraries that are empty, and then every class, member and signature can be look
     pip download --no-deps tensorrt-cu13-bindings==10.16.1.11 -d WHEELS
     DE3_TENSORRT_WHEELS=WHEELS pytest tests/engine/test_tensorrt_surface.py
 
-cuda-bindings is looked at where it is installed. pycuda needs a CUDA toolkit and some ten minutes to build,
-and a library by the driver's name to import; a build of it (`pip install --target DIR pycuda`) is looked at
-where DE3_PYCUDA names its folder.
+cuda-bindings is looked at where it is installed. pycuda is source only: it needs a CUDA toolkit and some
+minutes to build. Where there is no driver, a library without contents stands in for it (DRIVER/libcuda.so).
+In the unpacked source, and then with DE3_PYCUDA naming the folder:
+
+    python configure.py --cuda-root=TOOLKIT --cudadrv-lib-dir=DRIVER --no-cuda-enable-curand
+    pip install --no-deps --no-build-isolation --target BUILT .
+    DE3_PYCUDA=BUILT pytest tests/engine/test_tensorrt_surface.py
 """
 
 import json
