@@ -106,7 +106,9 @@ def test_the_card_of_the_live_model_asks_for_what_evaluations_write() -> None:
         rng.normal(size=(70, 7)), [LABELS[each] for each in truth], [f"s{i % 5}" for i in range(70)], LABELS
     ).as_json()
     heads = dict.fromkeys(("video", "audio", "fused", "expression"), summary)
-    report = {"heads": heads, "without": {"labels": ["fearful"], "heads": heads}}
+    without = {"labels": ["fearful"], "heads": heads}
+    orders = {"count": 5, "heads": {head: {"uar": 0.5, "orders": [0.5] * 5} for head in heads}}
+    report = {"heads": heads, "without": without, "orders": orders | {"without": orders}}
     names = ("voices", "stream", "stills", "real", "picture", "sound")
     moving = {f"both_{head}": {"uar": 0.5, "ece": 0.1} for head in ("video", "audio", "fused")}
     card = fill(template.read_text(encoding="utf-8"), dict.fromkeys(names, report) | {"moving": moving})
