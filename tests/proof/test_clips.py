@@ -15,12 +15,6 @@ from tests.proof.conftest import MEDIA, MakeClip
 
 CLIPS = sorted(path.name for path in MEDIA.glob("*")) if MEDIA.is_dir() else ["absent"]
 SPEAKERS = [name for name in CLIPS if name.startswith("grid_")] or ["absent"]
-FLICKERS = {
-    "grid_bbaf2n.mpg": "the first round's model changed its mind nine times in three seconds",
-    "grid_lbax4n.mpg": "the shipped model changes its mind six times in three seconds",
-    "grid_lwbsza.mpg": "the shipped model changes its mind more than once a second",
-}
-"""Speakers on whom a promise is not kept yet, and by what."""
 
 
 def _windows(
@@ -58,13 +52,7 @@ def test_with_nobody_in_view_no_window_has_a_face(bundle: Path, face_model: Path
     assert windows[-1].valid_audio > 0.9
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason=FLICKERS[name]) if name in FLICKERS else ())
-        for name in SPEAKERS
-    ],
-)
+@pytest.mark.parametrize("name", SPEAKERS)
 def test_a_speaker_who_reads_a_sentence_does_not_flicker(
     bundle: Path, face_model: Path | None, name: str
 ) -> None:
