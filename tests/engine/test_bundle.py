@@ -215,3 +215,10 @@ def test_no_bytes_make_the_header_reader_do_anything_but_refuse(
 def test_parity_samples_need_no_unpickling(any_bundle: Bundle) -> None:
     with np.load(any_bundle.parity, allow_pickle=False) as samples:
         assert {"crop", "flow", "answer_logits"} <= set(samples)
+
+
+def test_the_bundle_that_ships_tells_nothing_of_the_machine_that_made_it() -> None:
+    for file in load_bundle().path.iterdir():
+        content = file.read_bytes()
+        assert b"Traceback" not in content
+        assert b'.py", line' not in content, file.name
