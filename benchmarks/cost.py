@@ -24,9 +24,10 @@ from benchmarks.machine import JsonMap, quantiles
 from benchmarks.signals import Recording, record
 from engine.backends.base import Answers, Arrays, HostBackend, as_answers
 from engine.bundle import MANIFEST, Bundle, load_bundle
-from engine.recognizer import Recognition, Stream, softmax
+from engine.probabilities import softmax
 from engine.signals.finder import FaceFinder
 from engine.signals.sound import LogMel
+from engine.streams import Recognition, Stream
 from engine.types import Block, Float32, Observation
 from engine.window import Window
 

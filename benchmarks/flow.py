@@ -7,7 +7,6 @@ README.md in this folder for what each figure means.
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -59,12 +58,11 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; returns the exit status: 2 where there is nothing to run."""
     options = parser().parse_args(arguments)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
     from rich.console import Console
 
-    from benchmarks.machine import head
+    from benchmarks.machine import head, one_thread
 
+    one_thread()
     try:
         report = head("flow", options, ("faces", "quick"))
         params = load_bundle(options.bundle).flow

@@ -7,7 +7,6 @@ this folder for what each figure means.
 import argparse
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ if __package__ is None or __package__ == "":
 
 from rich.console import Console
 
-from benchmarks.machine import JsonMap, head
+from benchmarks.machine import JsonMap, head, one_thread
 from benchmarks.tables import ENGINES, LIVE, tables
 from engine.bundle import load_bundle
 from engine.errors import De3Error
@@ -56,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     options.seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
     names = tuple(dict.fromkeys(options.case or CASES))
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
+    one_thread()
     try:
         report = head("latency", options, ("seconds", "engine", "quick"))
     except De3Error as error:

@@ -24,6 +24,12 @@ JsonMap = dict[str, Any]
 PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "openvino", "torch", "av", "pyzmq")
 
 
+def one_thread() -> None:
+    """Libraries that are loaded from now on, and processes that are started, compute on one thread."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
 def describe() -> JsonMap:
     """The machine, the versions, and how busy it was before anything was measured."""
     return {

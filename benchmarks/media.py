@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks.machine import JsonMap, head
+from benchmarks.machine import JsonMap, head, one_thread
 from engine import Recognizer
 from engine.errors import De3Error
 from engine.types import Block, Frame, Scores
@@ -53,8 +52,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play the clips; returns the exit status: 1 where one cannot be played, 2 where nothing can be run."""
     options = parser().parse_args(arguments)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
+    one_thread()
     files = sorted(path for path in options.media.glob("*") if path.is_file())
     try:
         if not files:

@@ -18,10 +18,10 @@ from benchmarks.cost import WARM, Times, open_backend
 from benchmarks.machine import JsonMap
 from benchmarks.signals import record
 from engine.bundle import Bundle, load_bundle
-from engine.recognizer import Recognition, Stream
 from engine.signals.face import FaceTracker
 from engine.signals.finder import FaceFinder
 from engine.signals.flow import Flow
+from engine.streams import Recognition, Stream
 from engine.types import Block, Frame
 from engine.window import UNBOUNDED_NS
 from realtime import messages, wire

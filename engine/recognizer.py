@@ -15,11 +15,9 @@ from numpy.typing import ArrayLike
 
 from engine.resampler import Resampler
 from engine.signals.face import FaceTracker, load_finder
-from engine.streams import Recognition, Stream, open_recognition, softmax
+from engine.streams import Stream, open_recognition
 from engine.types import Block, Float32, Frame, Scores, UInt8
 from engine.window import UNBOUNDED_NS
-
-__all__ = ["Recognition", "Recognizer", "Stream", "open_recognition", "softmax"]
 
 
 class Recognizer:

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from engine.backends import Backend, choose
 from engine.bundle import Bundle, load_bundle
 from engine.lanes import SECOND_NS, Released
+from engine.probabilities import log_softmax, softmax
 from engine.smoothing import Smoothing
 from engine.types import Block, Face, Float32, Observation, Scores
 from engine.window import Timeline, Window
@@ -226,15 +227,3 @@ class Stream:
         self.closed += released
         if self._at_once:
             self._recognition.encode([self])
-
-
-def log_softmax(logits: ArrayLike) -> NDArray[np.float64]:
-    """(..., L) logits to (..., L) float64 logarithms of probabilities."""
-    shifted = np.asarray(logits, np.float64)
-    shifted = shifted - shifted.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
-
-
-def softmax(logits: ArrayLike, temperature: float = 1.0) -> Float32:
-    """(..., L) logits to (..., L) float32 probabilities; computed in double precision."""
-    return np.exp(log_softmax(np.asarray(logits, np.float64) / temperature)).astype(np.float32)

@@ -59,6 +59,12 @@ def attribute_report(scores: Sequence[ClipScore], facts: Sequence[Facts], seed: 
     return report
 
 
+def _never_answered(scores: Sequence[ClipScore], drop_label: Sequence[str]) -> list[str]:
+    """Of the labels to drop, those that the model does not know: they are dropped from all figures."""
+    unknown = {score.take.label for score in scores} - set(scores[0].labels)
+    return [label for label in drop_label if label in unknown]
+
+
 def order_report(
     orders: Sequence[Sequence[ClipScore]], drop_label: Sequence[str], seed: int
 ) -> dict[str, Any]:
@@ -66,8 +72,7 @@ def order_report(
 
     A stream's baselines hold what came before, so one order is one draw. Raises ValueError as `summarise`.
     """
-    unknown = {score.take.label for score in orders[0]} - set(orders[0][0].labels)
-    always = [label for label in drop_label if label in unknown]
+    always = _never_answered(orders[0], drop_label)
 
     def heads(dropped: Sequence[str]) -> dict[str, Any]:
         found = [summaries(scores, dropped, seed) for scores in orders]
@@ -91,8 +96,7 @@ def clip_report(
 
     setting: how they were played, to be told beside. Raises ValueError as `summarise` does.
     """
-    unknown = {score.take.label for score in scores} - set(scores[0].labels)
-    always = [label for label in drop_label if label in unknown]
+    always = _never_answered(scores, drop_label)
     report: dict[str, Any] = setting | {
         "lead": scores[0].lead,
         "windows": sum(score.windows for score in scores),

@@ -16,7 +16,7 @@ from engine.backends import Backend
 from engine.backends.base import Answers, Arrays
 from engine.backends.onnx import OnnxBackend
 from engine.bundle import Bundle, WindowSpec
-from engine.recognizer import Recognition, Stream, open_recognition
+from engine.streams import Recognition, Stream, open_recognition
 from engine.types import Face, UInt8
 from engine.window import Window
 

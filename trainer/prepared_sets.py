@@ -73,8 +73,9 @@ def make_ready(config: dict[str, Any], jobs: int | None = None) -> None:
             continue
         encoder = load_frame_encoder(config)
         names = [] if voices is None else open_cache(voices).names.tolist()
+        tokens = _tokens(folder, encoder)
         for described in faces:
-            _make_tokens(encoder, names, described, _tokens(folder, encoder) / described.parent.name)
+            _make_tokens(encoder, names, described, tokens / described.parent.name)
 
 
 def _make_tokens(encoder: FrameEncoder, names: Sequence[str], described: Path, out: Path) -> None:
@@ -92,8 +93,8 @@ def _folders(config: dict[str, Any], splits: Sequence[str]) -> list[SetFolders]:
     found = []
     for folder in map(Path, config["sets"]):
         there = [split for split in splits if (folder / "faces" / split / "set.json").is_file()]
-        clips = tuple(_tokens(folder, encoder) / split for split in there)
-        found.append(SetFolders(_voices(folder), clips))
+        tokens = _tokens(folder, encoder)
+        found.append(SetFolders(_voices(folder), tuple(tokens / split for split in there)))
     return found
 
 

@@ -26,9 +26,7 @@ from trainer.voice_variety import Variety
 TICK_HZ, TICKS, MEL_HZ, BINS = 15, 60, 100, 400
 PRIOR_S, TAU_S = 2.0, 60.0
 SHORTEST_S = 0.3
-CLEAN_SHARE = (
-    0.3  # of varied windows: in the recording's own microphone and room, beside a fair share of them
-)
+CLEAN_SHARE = 0.3  # of varied windows: in the recording's own microphone and room, beside a fair share
 EARLY_SHARE = 0.2  # windows that may end before anybody spoke: of them the model must not be sure
 REFRESH_TICKS = 10  # ticks a clip from which its mean motion token is renewed every epoch
 Rng = np.random.Generator

@@ -6,16 +6,14 @@ it can be had, else the reason why not; the back end then computes the flow on t
 """
 
 import importlib
-import importlib.util
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from engine.cuda.flow import CudaFlow
 from engine.errors import BackendError
 from engine.signals.flow import FlowParams
-
-HOME = "engine.cuda.flow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +63,8 @@ class NumbaFlow:
     """`engine.cuda.flow.CudaFlow` behind the seam. Raises BackendError where it cannot run."""
 
     def __init__(self, params: FlowParams, crop_size: int, most_pairs: int) -> None:
+        self._flow = CudaFlow(params, crop_size=crop_size, most_pairs=most_pairs)
         self._cuda = importlib.import_module("numba.cuda")
-        self._flow = importlib.import_module(HOME).CudaFlow(
-            params, crop_size=crop_size, most_pairs=most_pairs
-        )
 
     def __call__(
         self,
@@ -89,8 +85,6 @@ class NumbaFlow:
 def find_flow(params: FlowParams, crop_size: int, most_pairs: int) -> tuple[DeviceFlow | None, str]:
     """The flow on the card and a word about it; or None, and in words what is used instead and why."""
     try:
-        if importlib.util.find_spec(HOME) is None or importlib.util.find_spec("numba") is None:
-            raise BackendError("numba is not installed")
         return NumbaFlow(params, crop_size, most_pairs), "flow on the card"
-    except (ImportError, ValueError, BackendError) as error:
+    except (ValueError, BackendError) as error:
         return None, f"flow on the host with OpenCV: {str(error).rstrip('.')}"

@@ -14,6 +14,7 @@ from engine.backends.base import Arrays, GraphBackend
 from engine.backends.onnx import OnnxBackend
 from engine.bundle import Bundle
 from engine.errors import BackendError
+from engine.probabilities import softmax
 from engine.types import Float32
 
 PROBABILITY_LIMITS = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 1e-2}
@@ -76,13 +77,6 @@ def check_parity(backend: GraphBackend, bundle: Bundle, precision: str) -> Agree
     others = {"fp16": "--precision bf16 or fp32", "bf16": "--precision fp16 or fp32"}
     mend = f"build with {others[precision]}" if precision in others else "please report it with your versions"
     raise BackendError(f"{precision} misses parity with ONNX Runtime: {figures}; {mend}.")
-
-
-def softmax(logits: Float32) -> Float32:
-    """Over the last axis, in double precision."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    found: Float32 = (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
-    return found
 
 
 def probabilities(backend: GraphBackend, inputs: Arrays) -> Float32:

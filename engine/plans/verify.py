@@ -22,8 +22,8 @@ from engine.plans.parity import (
     agreement,
     parity_samples,
     probabilities,
-    softmax,
 )
+from engine.probabilities import softmax
 from engine.types import Face
 from engine.window import Window
 

@@ -66,7 +66,7 @@ def card(monkeypatch: pytest.MonkeyPatch, plans: Path) -> Iterator[ModuleType]:
     }.items():
         monkeypatch.setitem(sys.modules, name, module)
     # No kernel runs on a stand-in: flow is OpenCV's, whether numba is installed or not.
-    monkeypatch.setattr("engine.backends.device_flow.HOME", "engine.cuda.absent")
+    monkeypatch.setattr("engine.cuda.flow.absent", lambda: "no kernel runs on a stand-in")
     monkeypatch.setattr(pycuda, "card", pycuda._Card())
     monkeypatch.setattr(tensorrt, "_faults", {})
     monkeypatch.setattr(graphs, "refused", set())

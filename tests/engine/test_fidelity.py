@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from engine.backends.base import GraphBackend
 from engine.backends.onnx import OnnxBackend
 from engine.bundle import Bundle
-from engine.recognizer import softmax
+from engine.probabilities import softmax
 from engine.types import Float32
 
 Arrays = dict[str, NDArray[np.generic]]

@@ -17,8 +17,9 @@ from engine.backends import choose
 from engine.backends.base import Answers
 from engine.backends.onnx import OnnxBackend
 from engine.bundle import Bundle, load_bundle
-from engine.recognizer import Recognition, Stream, softmax
+from engine.probabilities import softmax
 from engine.resampler import Resampler
+from engine.streams import Recognition, Stream
 from engine.types import Block, Observation
 from engine.window import UNBOUNDED_NS, Window
 from realtime.wire import Emotion, decode, emotion_message, encode
@@ -154,7 +155,7 @@ def test_heads_are_calibrated_each_by_its_temperature(tmp_path: Path) -> None:
         recognizer.add_audio(0, tone(32000))
         results.append(recognizer.scores(1900 * MS))
     logits = np.log(results[1].heads["audio"])
-    assert np.allclose(results[0].heads["audio"], softmax(logits, 4.0), atol=1e-5)
+    assert np.allclose(results[0].heads["audio"], softmax(logits / 4.0), atol=1e-5)
     assert np.array_equal(results[0].heads["fused"], results[1].heads["fused"])
     assert results[0].top == results[0].labels[int(results[0].scores.argmax())]
     assert results[0].valid_audio == pytest.approx(188 / 400, abs=0.01)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import Recognizer
+from engine.probabilities import log_softmax
 from engine.smoothing import Smoothing
-from engine.streams import log_softmax
 from tests.engine.small_bundle import write_bundle
 
 MS = 1_000_000

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.backends import choose
 from engine.bundle import load_bundle
-from engine.recognizer import Recognition, Stream
+from engine.streams import Recognition, Stream
 from engine.types import Block, Face, Observation
 from engine.window import UNBOUNDED_NS
 from realtime.messages import End

@@ -284,36 +284,36 @@ class WindowModel(nn.Module):
             self.pools[1](sound_up, sound_mask),
             self.pools[2](joint, joint_mask),
         )
-        alone = (self.pools[0](video, video_mask), self.pools[1](sound, sound_mask))
-        present_B2 = torch.stack((video_mask.any(1), sound_mask.any(1)), 1)
         logits = _answers(self.heads, enhanced)
-        if not self.training and len(self.trained_heads) == 1:  # nothing to agree on: that head answers
-            logits = logits[:, [0, 1, HEADS.index(*self.trained_heads)]]
-        elif not self.training:
-            evidence = torch.cat((_answers(self.heads, alone), logits[:, 2:]), 1)
-            weighed = F.log_softmax(evidence, 2) * self._weights(present_B2, evidence)
-            logits = torch.cat((logits[:, :2], weighed.sum(1, keepdim=True) / 2), 1)
-        outputs = (logits, attention_video, attention_audio)
-        if self.attribute_heads is None:
-            return outputs
-        values = torch.tanh(_answers(self.attribute_heads, enhanced))
+        values = (
+            None if self.attribute_heads is None else torch.tanh(_answers(self.attribute_heads, enhanced))
+        )
         if not self.training:
-            evidence = torch.cat((torch.tanh(_answers(self.attribute_heads, alone)), values[:, 2:]), 1)
-            weights = self._weights(present_B2, evidence)
-            mean = (evidence * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1)
-            values = torch.cat((values[:, :2], mean), 1)
-        return (*outputs, values)
+            alone = (self.pools[0](video, video_mask), self.pools[1](sound, sound_mask))
+            weights = self._weights(video_mask, sound_mask, logits.dtype)
+            if len(self.trained_heads) == 1:  # nothing to agree on: that head answers
+                logits = logits[:, [0, 1, HEADS.index(*self.trained_heads)]]
+            else:
+                evidence = F.log_softmax(torch.cat((_answers(self.heads, alone), logits[:, 2:]), 1), 2)
+                product = (evidence * weights).sum(1, keepdim=True) / 2
+                logits = torch.cat((logits[:, :2], product), 1)
+            if values is not None:
+                own = torch.tanh(_answers(self.attribute_heads, alone))
+                total = (torch.cat((own, values[:, 2:]), 1) * weights).sum(1, keepdim=True)
+                values = torch.cat((values[:, :2], total / weights.sum(1, keepdim=True).clamp(min=1)), 1)
+        outputs = (logits, attention_video, attention_audio)
+        return outputs if values is None else (*outputs, values)
 
-    def _weights(self, present_B2: Tensor, evidence_B3X: Tensor) -> Tensor:
+    def _weights(self, video_mask: Tensor, sound_mask: Tensor, dtype: torch.dtype) -> Tensor:
         """(B, 3, 1): of what the face alone, the voice alone and both together say, what counts.
 
         The fused answer is the product of these three (of two, where a sense is absent), so senses that know
         nothing of each other add up. Each head learns for itself. On real faces this does better than the
         joint head, which learned on made ones how far each sense leads the other, and no worse on made ones.
         """
-        trained = [float(head in self.trained_heads) for head in HEADS]
-        there_B3 = F.pad(present_B2.to(evidence_B3X.dtype), (0, 1), value=1.0)
-        return (there_B3 * torch.tensor(trained, dtype=there_B3.dtype, device=there_B3.device))[..., None]
+        trained = torch.tensor([head in self.trained_heads for head in HEADS], device=video_mask.device)
+        there_B3 = F.pad(torch.stack((video_mask.any(1), sound_mask.any(1)), 1).to(dtype), (0, 1), value=1.0)
+        return (there_B3 * trained.to(dtype))[..., None]
 
 
 def _answers(heads: nn.ModuleList, pooled: Sequence[Tensor]) -> Tensor:
