@@ -28,7 +28,7 @@ from trainer.labels import HEADS, LABELS
 from trainer.model.de3 import DE3
 from trainer.prepare_voices import VOICE_FLOOR
 from trainer.report_card import pictures as shown
-from trainer.start import fill, read_config, read_weights, run_folder
+from trainer.start import add_config, fill, read_config, read_weights, run_folder
 from trainer.window_batches import BINS, MEL_HZ, PRIOR_S, TAU_S, TICK_HZ, TICKS
 
 WINDOW_INPUTS = (
@@ -181,16 +181,14 @@ def _forget_origins(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m trainer.export", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--config", type=Path, required=True, help="the configuration that trained the weights"
-    )
+    add_config(parser, "the configuration that trained the weights")
     parser.add_argument("--weights", type=Path, help="default: runs/NAME/calibrated.safetensors")
     parser.add_argument("--out", type=Path, help="folder of the bundle; default: runs/NAME/bundle")
     parser.add_argument("--card", type=Path, help="Markdown: on what, how well, what it cannot do, licence")
     parser.add_argument("--version", default="1")
     arguments = parser.parse_args()
     try:
-        config = read_config(arguments.config)
+        config = read_config(arguments.config, arguments.settings)
         weights = arguments.weights or calibrated(run_folder(config))
         network = load_network(config, weights)
     except (ValueError, FileNotFoundError) as error:
