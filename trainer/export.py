@@ -49,7 +49,8 @@ def load_network(config: dict[str, Any], weights: Path) -> DE3:
     network, state = DE3(config), read_weights(weights)
     if strange := sorted(state.keys() - network.state_dict().keys()):
         raise ValueError(f"{weights} does not fit: the configuration's network has no {strange[0]}.")
-    fill(network, state, weights, optional=())
+    fill(network, state, weights, optional=("window_model.still_expression.",))
+    network.take_expression()
     return network.eval()
 
 

@@ -21,8 +21,8 @@ from trainer.model.frame_encoder import FrameEncoder
 SOUND_PARTS = ("sound_in", "sound_encoder", "pools.1", "heads.1", "attribute_heads.1")
 KEPT = ("lead", "smoothing_s")
 """What a bundle says beside its network that a configuration which starts from it goes on with."""
-OPTIONAL = ("window_model.attribute_heads.",)
-"""A network with continuous attributes may start from one without."""
+OPTIONAL = ("window_model.attribute_heads.", "window_model.still_expression.")
+"""A network with continuous attributes, or that asks the stills, may start from one without."""
 
 
 def add_config(parser: argparse.ArgumentParser, what: str) -> None:

@@ -177,6 +177,30 @@ class Pooling(nn.Module):
         return torch.cat((weighted, masked_mean(x_BTD, mask_BT), deviation), -1)
 
 
+class StillExpression(nn.Module):
+    """What the stills' expression says of the window's mean face, measured from what this face is like.
+
+    Nothing here learns: `trainer.model.de3.DE3.take_expression` copies it from the frame encoder. common:
+    the mean token of training, from which a face of unknown rest is not moved.
+    """
+
+    common: Tensor
+
+    def __init__(self, token: int, labels: int, own_mean: bool = True) -> None:
+        super().__init__()
+        self.own_mean = own_mean
+        self.answer = nn.Linear(token, labels).requires_grad_(False)
+        self.register_buffer("common", torch.zeros(token))
+
+    def forward(self, v_BTV: Tensor, mask_BT: Tensor, baseline_BV: Tensor, weight_B: Tensor) -> Tensor:
+        """Logits (B, L)."""
+        mean_BV = masked_mean(v_BTV, mask_BT)
+        if self.own_mean:
+            mean_BV = mean_BV - weight_B[:, None] * (baseline_BV - self.common)
+        logits: Tensor = self.answer(mean_BV)
+        return logits
+
+
 class WindowModel(nn.Module):
     """`window_model` of the bundle; inputs and outputs carry the names of the graph.
 
@@ -187,6 +211,7 @@ class WindowModel(nn.Module):
     view_dropout: share of windows that lose the token, its distance from the window's mean, or from the
         baseline, so that none of the three is relied on alone; without it, `dropout`.
     trained_heads: those that learn; the fused output is the product of what these say (see `_weights`).
+    still_expression: what stills taught the frame encoder has a say in the fused output.
     attributes: how many continuous attributes every head gives beside its labels; with none the graph has no
         such output.
     """
@@ -212,6 +237,7 @@ class WindowModel(nn.Module):
         view_dropout: float | None = None,
         without: Sequence[str] = (),
         trained_heads: Sequence[str] = HEADS,
+        still_expression: bool = False,
         attributes: int = 0,
     ) -> None:
         super().__init__()
@@ -242,6 +268,7 @@ class WindowModel(nn.Module):
         self.pools = nn.ModuleList(Pooling(width) for _ in range(3))
         self.heads = _heads(3 * width, 2 * dropout, labels)
         self.attribute_heads = _heads(3 * width, 2 * dropout, attributes) if attributes else None
+        self.still_expression = StillExpression(appearance, labels, own_mean) if still_expression else None
 
     def forward(
         self,
@@ -291,18 +318,24 @@ class WindowModel(nn.Module):
         if not self.training:
             alone = (self.pools[0](video, video_mask), self.pools[1](sound, sound_mask))
             weights = self._weights(video_mask, sound_mask, logits.dtype)
-            if len(self.trained_heads) == 1:  # nothing to agree on: that head answers
-                logits = logits[:, [0, 1, HEADS.index(*self.trained_heads)]]
-            else:
-                evidence = F.log_softmax(torch.cat((_answers(self.heads, alone), logits[:, 2:]), 1), 2)
-                product = (evidence * weights).sum(1, keepdim=True) / 2
-                logits = torch.cat((logits[:, :2], product), 1)
+            evidence = [_answers(self.heads, alone), logits[:, 2:]]
+            if self.still_expression is not None:
+                evidence.append(self.still_expression(v, video_mask, face_v, face_weight)[:, None])
+            logits = self._fused(logits, torch.cat(evidence, 1), weights)
             if values is not None:
                 own = torch.tanh(_answers(self.attribute_heads, alone))
                 total = (torch.cat((own, values[:, 2:]), 1) * weights).sum(1, keepdim=True)
                 values = torch.cat((values[:, :2], total / weights.sum(1, keepdim=True).clamp(min=1)), 1)
         outputs = (logits, attention_video, attention_audio)
         return outputs if values is None else (*outputs, values)
+
+    def _fused(self, logits_B3L: Tensor, evidence_BEL: Tensor, weights_B31: Tensor) -> Tensor:
+        """The logits with the product of all evidence as fused answer; a fourth counts like the face."""
+        if len(self.trained_heads) == 1:  # nothing to agree on: that head answers
+            return logits_B3L[:, [0, 1, HEADS.index(*self.trained_heads)]]
+        shares = torch.cat((weights_B31, weights_B31[:, :1]), 1)[:, : evidence_BEL.shape[1]]
+        product = (F.log_softmax(evidence_BEL, 2) * shares).sum(1, keepdim=True) / 2
+        return torch.cat((logits_B3L[:, :2], product), 1)
 
     def _weights(self, video_mask: Tensor, sound_mask: Tensor, dtype: torch.dtype) -> Tensor:
         """(B, 3, 1): of what the face alone, the voice alone and both together say, what counts.
