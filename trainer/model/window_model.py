@@ -211,7 +211,7 @@ class WindowModel(nn.Module):
     view_dropout: share of windows that lose the token, its distance from the window's mean, or from the
         baseline, so that none of the three is relied on alone; without it, `dropout`.
     trained_heads: those that learn; the fused output is the product of what these say (see `_weights`).
-    still_expression: what stills taught the frame encoder has a say in the fused output.
+    still_expression: what stills taught the frame encoder has half of the face's say in the fused output.
     attributes: how many continuous attributes every head gives beside its labels; with none the graph has no
         such output.
     """
@@ -318,10 +318,11 @@ class WindowModel(nn.Module):
         if not self.training:
             alone = (self.pools[0](video, video_mask), self.pools[1](sound, sound_mask))
             weights = self._weights(video_mask, sound_mask, logits.dtype)
-            evidence = [_answers(self.heads, alone), logits[:, 2:]]
+            evidence = F.log_softmax(torch.cat((_answers(self.heads, alone), logits[:, 2:]), 1), 2)
             if self.still_expression is not None:
-                evidence.append(self.still_expression(v, video_mask, face_v, face_weight)[:, None])
-            logits = self._fused(logits, torch.cat(evidence, 1), weights)
+                still = F.log_softmax(self.still_expression(v, video_mask, face_v, face_weight), 1)
+                evidence = torch.cat(((evidence[:, :1] + still[:, None]) / 2, evidence[:, 1:]), 1)
+            logits = self._fused(logits, evidence, weights)
             if values is not None:
                 own = torch.tanh(_answers(self.attribute_heads, alone))
                 total = (torch.cat((own, values[:, 2:]), 1) * weights).sum(1, keepdim=True)
@@ -329,12 +330,11 @@ class WindowModel(nn.Module):
         outputs = (logits, attention_video, attention_audio)
         return outputs if values is None else (*outputs, values)
 
-    def _fused(self, logits_B3L: Tensor, evidence_BEL: Tensor, weights_B31: Tensor) -> Tensor:
-        """The logits with the product of all evidence as fused answer; a fourth counts like the face."""
+    def _fused(self, logits_B3L: Tensor, evidence_B3L: Tensor, weights_B31: Tensor) -> Tensor:
+        """The logits with the product of the evidence (logarithms of probabilities) as fused answer."""
         if len(self.trained_heads) == 1:  # nothing to agree on: that head answers
             return logits_B3L[:, [0, 1, HEADS.index(*self.trained_heads)]]
-        shares = torch.cat((weights_B31, weights_B31[:, :1]), 1)[:, : evidence_BEL.shape[1]]
-        product = (F.log_softmax(evidence_BEL, 2) * shares).sum(1, keepdim=True) / 2
+        product = (evidence_B3L * weights_B31).sum(1, keepdim=True) / 2
         return torch.cat((logits_B3L[:, :2], product), 1)
 
     def _weights(self, video_mask: Tensor, sound_mask: Tensor, dtype: torch.dtype) -> Tensor:
