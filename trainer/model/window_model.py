@@ -326,7 +326,7 @@ class WindowModel(nn.Module):
             if values is not None:
                 own = torch.tanh(_answers(self.attribute_heads, alone))
                 total = (torch.cat((own, values[:, 2:]), 1) * weights).sum(1, keepdim=True)
-                values = torch.cat((values[:, :2], total / weights.sum(1, keepdim=True).clamp(min=1)), 1)
+                values = torch.cat((values[:, :2], total / weights.sum(1, keepdim=True).clamp(min=0.5)), 1)
         outputs = (logits, attention_video, attention_audio)
         return outputs if values is None else (*outputs, values)
 
@@ -334,19 +334,21 @@ class WindowModel(nn.Module):
         """The logits with the product of the evidence (logarithms of probabilities) as fused answer."""
         if len(self.trained_heads) == 1:  # nothing to agree on: that head answers
             return logits_B3L[:, [0, 1, HEADS.index(*self.trained_heads)]]
-        product = (evidence_B3L * weights_B31).sum(1, keepdim=True) / 2
-        return torch.cat((logits_B3L[:, :2], product), 1)
+        return torch.cat((logits_B3L[:, :2], (evidence_B3L * weights_B31).sum(1, keepdim=True)), 1)
 
     def _weights(self, video_mask: Tensor, sound_mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """(B, 3, 1): of what the face alone, the voice alone and both together say, what counts.
+        """(B, 3, 1): how much of what the face alone, the voice alone and both together say counts.
 
-        The fused answer is the product of these three (of two, where a sense is absent), so senses that know
-        nothing of each other add up. Each head learns for itself. On real faces this does better than the
-        joint head, which learned on made ones how far each sense leads the other, and no worse on made ones.
+        With both senses half of each, so that senses which know nothing of each other add up. Each head
+        learns for itself. On real faces this does better than the joint head, which learned on made ones how
+        far each sense leads the other, and no worse on made ones. With one sense its own answer is all.
         """
         trained = torch.tensor([head in self.trained_heads for head in HEADS], device=video_mask.device)
-        there_B3 = F.pad(torch.stack((video_mask.any(1), sound_mask.any(1)), 1).to(dtype), (0, 1), value=1.0)
-        return (there_B3 * trained.to(dtype))[..., None]
+        seen_B, heard_B = video_mask.any(1), sound_mask.any(1)
+        own_B2 = torch.stack((seen_B, heard_B), 1) & trained[:2]
+        alone_B = (seen_B ^ heard_B) & own_B2.any(1)
+        weights_B3 = torch.cat((own_B2, (~alone_B & trained[2])[:, None]), 1).to(dtype)
+        return (weights_B3 / (1 + (seen_B & heard_B).to(dtype))[:, None])[..., None]
 
 
 def _answers(heads: nn.ModuleList, pooled: Sequence[Tensor]) -> Tensor:
