@@ -343,12 +343,14 @@ class WindowModel(nn.Module):
         learns for itself. On real faces this does better than the joint head, which learned on made ones how
         far each sense leads the other, and no worse on made ones. With one sense its own answer is all.
         """
-        trained = torch.tensor([head in self.trained_heads for head in HEADS], device=video_mask.device)
-        seen_B, heard_B = video_mask.any(1), sound_mask.any(1)
-        own_B2 = torch.stack((seen_B, heard_B), 1) & trained[:2]
-        alone_B = (seen_B ^ heard_B) & own_B2.any(1)
-        weights_B3 = torch.cat((own_B2, (~alone_B & trained[2])[:, None]), 1).to(dtype)
-        return (weights_B3 / (1 + (seen_B & heard_B).to(dtype))[:, None])[..., None]
+        trained = torch.tensor([head in self.trained_heads for head in HEADS], device=video_mask.device).to(
+            dtype
+        )
+        present_B2 = torch.stack((video_mask.any(1), sound_mask.any(1)), 1).to(dtype)
+        both_B1 = present_B2.prod(1, keepdim=True)
+        own_B2 = present_B2 * trained[:2]
+        joint_B1 = trained[2] * (1 - (1 - both_B1) * own_B2.amax(1, keepdim=True))
+        return (torch.cat((own_B2, joint_B1), 1) / (1 + both_B1))[..., None]
 
 
 def _answers(heads: nn.ModuleList, pooled: Sequence[Tensor]) -> Tensor:
