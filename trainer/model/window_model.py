@@ -347,7 +347,7 @@ class WindowModel(nn.Module):
             dtype
         )
         present_B2 = torch.stack((video_mask.any(1), sound_mask.any(1)), 1).to(dtype)
-        both_B1 = present_B2.prod(1, keepdim=True)
+        both_B1 = present_B2[:, :1] * present_B2[:, 1:]
         own_B2 = present_B2 * trained[:2]
         joint_B1 = trained[2] * (1 - (1 - both_B1) * own_B2.amax(1, keepdim=True))
         return (torch.cat((own_B2, joint_B1), 1) / (1 + both_B1))[..., None]
