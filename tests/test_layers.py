@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = {"engine": {"engine"}, "realtime": {"engine", "realtime"}, "trainer": {"engine", "trainer"}}
 ENGINE_NEEDS = {"numpy", "cv2", "soxr", "onnxruntime", "openvino", "numba"}
-BUILDS = {f"engine/{name}.py" for name in ("build", "plans/graphs", "plans/precision", "plans/programs")}
+BUILDING = ("build", *(f"plans/{name}" for name in ("builders", "graphs", "precision", "programs")))
+BUILDS = {f"engine/{name}.py" for name in (*BUILDING, "plans/inductor_build")}
 """They run when a plan is built, never live, and may rewrite and compile graphs."""
 
 FILE_LINES, FUNCTION_LINES = 400, 60

@@ -63,10 +63,9 @@ class OnnxCudaBackend(OnnxBackend):
 def available_providers() -> list[str]:
     """What this ONNX Runtime could compute on; none where it is not installed."""
     try:
-        import onnxruntime
-    except ImportError:
+        return list(_onnxruntime().get_available_providers())
+    except BackendError:
         return []
-    return list(onnxruntime.get_available_providers())
 
 
 def without_cuda(available: Sequence[str]) -> str | None:
@@ -89,14 +88,19 @@ def fallen_back(taken: Sequence[str]) -> str | None:
     )
 
 
-def _session(file: Path, providers: Sequence[Provider]) -> Any:
+def _onnxruntime() -> Any:
     # Official builds since 1.29 report to their maker unless told not to before they are loaded.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as raised
     except ImportError as error:
         raise BackendError("ONNX Runtime is not installed: pip install onnxruntime.") from error
+    return onnxruntime
+
+
+def _session(file: Path, providers: Sequence[Provider]) -> Any:
+    onnxruntime = _onnxruntime()
+    raised = onnxruntime.capi.onnxruntime_pybind11_state
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
