@@ -123,9 +123,7 @@ class InductorBackend(CardBackend):
 
     def _encoded(self, crop: UInt8, flow: Float32) -> Float32:
         device = self._device
-        given = [
-            device.torch.from_numpy(np.ascontiguousarray(each)).to(device.device) for each in (crop, flow)
-        ]
+        given = [device.torch.tensor(each, device=device.device) for each in (crop, flow)]
         with device.exact():
             (token,) = self._programs["encoder"](*given)
         found: Float32 = token.cpu().numpy()
@@ -141,8 +139,8 @@ class InductorBackend(CardBackend):
     def _place(self, tokens: Float32, means: Float32) -> None:
         torch, (count, ticks) = self._device.torch, tokens.shape[:2]
         rings = self._rings[:-1].view(self._largest, self._ring, self._width)
-        rings[:count, :ticks].copy_(torch.from_numpy(tokens))
-        self._means[:count].copy_(torch.from_numpy(means))
+        rings[:count, :ticks].copy_(torch.tensor(tokens))
+        self._means[:count].copy_(torch.tensor(means))
 
     def _open(self) -> None:
         bundle, device, largest = self._bundle, self._device, self._largest
