@@ -5,12 +5,12 @@ size of batch. What comes out is torch's package of machine code for this proces
 without a compiler. This file knows nothing of bundles' contents; compiled code leaves as bytes.
 """
 
+import importlib
 import importlib.util
-import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import onnx
@@ -22,6 +22,7 @@ from engine.backends.torch_device import INSTALL, Tensor, TorchDevice, first_lin
 from engine.bundle import Bundle
 from engine.errors import BackendError
 from engine.plans.programs import OnnxProgram
+from engine.plans.toolkit import lent, need_compiler
 
 LARGEST_EXAMPLE = 64
 """Rows of the example that a part is exported with: kernels are laid out for about that many."""
@@ -69,16 +70,16 @@ def compile_part(
 
     Raises BackendError where there is no compiler, the graph cannot be translated, or torch refuses it.
     """
-    _need_compilers(device)
+    need_compiler()
     torch, exporter = device.torch, Exporter(bundle, device, largest)
     program = exporter.program(name, graph)
     try:
-        with tempfile.TemporaryDirectory(prefix="de3-live-") as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of its own internals
-            file = Path(folder, f"{name}.pt2")
-            made = torch._inductor.aoti_compile_and_package(
-                exporter.exported(name, program), package_path=str(file)
-            )
+        with _lent(device), tempfile.TemporaryDirectory(prefix="de3-live-") as folder:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch warns of its own internals
+                made = torch._inductor.aoti_compile_and_package(
+                    exporter.exported(name, program), package_path=str(Path(folder, f"{name}.pt2"))
+                )
             return Path(made).read_bytes()
     except torch.OutOfMemoryError:
         raise
@@ -88,11 +89,10 @@ def compile_part(
         ) from error
 
 
-def _need_compilers(device: TorchDevice) -> None:
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        raise BackendError(
-            f"Inductor needs a C++ compiler, and there is no {compiler} here: install one (apt install g++)."
-        )
-    if device.device.type == "cuda" and importlib.util.find_spec("triton") is None:
+def _lent(device: TorchDevice) -> AbstractContextManager[None]:
+    """What building for this device needs beside a compiler. Raises BackendError where it is missing."""
+    if device.device.type != "cuda":
+        return nullcontext()
+    if importlib.util.find_spec("triton") is None:
         raise BackendError(f"Inductor needs Triton for a card, which comes with torch on Linux: {INSTALL}.")
+    return lent(importlib.import_module("torch.utils.cpp_extension"))

@@ -262,6 +262,8 @@ def test_torchs_compiler_for_the_processor_gives_the_same(small: Bundle, tmp_pat
     reference, shown = OnnxBackend(small), faces(9)
     windows = [window_at(small, 60, np.arange(60) >= 57)] * 3
     found: list[Any] = []
+    for slot in range(3):
+        backend.reset(slot)  # parity has overwritten the slow means
     for each in (backend, reference):
         each.observe([0, 1, 2] * 3, [57] * 3 + [58] * 3 + [59] * 3, shown)
         found.append(each.score([0, 1, 2], windows).logits)

@@ -172,7 +172,7 @@ def test_auto_says_why_tensorrt_is_not_taken(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     choice = choose(small)
     assert choice.backend.name == "onnx"
-    assert choice.reason.endswith("is installed but has no plan of this bundle: python -m engine.build")
+    assert choice.reason.endswith("has no plan of this bundle: python -m engine.build --engine tensorrt")
 
 
 def test_auto_takes_tensorrt_where_a_plan_fits(
