@@ -1,8 +1,8 @@
-"""What a C++ compiler needs to build code for a card: CUDA's headers and the driver's library, where it looks.
+"""What building for a card needs beside torch: a C++ compiler, CUDA's headers, the driver's library.
 
-torch guesses CUDA's folder from the place of `nvcc`, which may be a script elsewhere, or be absent where NVIDIA's
-wheels have the headers all the same; and a driver comes without the name that a linker asks for. This file
-knows nothing of graphs. It lends torch and the linker the places for a while.
+torch guesses CUDA's folder from the place of `nvcc`, which may be a script elsewhere, or be absent where
+NVIDIA's wheels have the headers all the same; and a driver comes without the name that a linker asks for.
+This file knows nothing of graphs. It lends torch and the linker the places for a while.
 """
 
 import importlib.util
