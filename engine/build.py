@@ -1,9 +1,9 @@
 """Compiles a bundle for this machine's GPU: `python -m engine.build`.
 
 A plan is built, checked against ONNX Runtime on the bundle's own samples, and only then kept in the user's
-cache, where `--engine tensorrt` and `--engine auto` find it. `--verify` checks a plan the long way and
-measures it. This is the only file of the engine that speaks to a person; data leaves it as files
-(`engine.plans.store`).
+cache, where `--engine tensorrt`, `--engine inductor` and `--engine auto` find it. `--verify` checks an engine
+the long way and measures it. This is the only file of the engine that speaks to a person; data leaves it as
+files (`engine.plans.store`).
 """
 
 import argparse
@@ -13,17 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from engine.backends.device import MIB, Device
-from engine.backends.device_flow import find_flow
-from engine.backends.tensorrt import TensorRtBackend, machine
-from engine.backends.tensorrt_parts import Library
+from engine.backends.base import GraphBackend
+from engine.backends.card import CardBackend
+from engine.backends.layout import MIB
 from engine.bundle import Bundle, load_bundle
 from engine.errors import BackendError, De3Error
+from engine.plans.builders import TOOLCHAINS
 from engine.plans.parity import check_parity
 from engine.plans.store import Plan, PlanKey, plan_folder, read_plan, write_plan
 from engine.plans.verify import Check, verify
 
-ENGINES = ("tensorrt",)
+ENGINES = (*TOOLCHAINS, "onnx-cuda")
 PRECISIONS = ("fp32", "fp16", "bf16")
 DEFAULT_STREAMS = 32
 MOST_STREAMS = 8192
@@ -57,13 +57,13 @@ class Progress:
 
 
 class Builder:
-    """TensorRT plans of one bundle on the first card. Raises BackendError where there is none, or no
-    TensorRT."""
+    """Plans of one bundle for an engine of `TOOLCHAINS` on the first card. Raises BackendError where there is
+    none, or no such engine."""
 
-    def __init__(self, bundle: Bundle, folder: Path | None = None) -> None:
+    def __init__(self, bundle: Bundle, folder: Path | None = None, engine: str = "tensorrt") -> None:
         self._bundle, self._folder = bundle, folder or plan_folder()
-        self._library, self._device = Library(), Device()
-        self.machine = machine(self._library, self._device)
+        self._tools = TOOLCHAINS[engine](bundle, self._folder)
+        self.machine = self._tools.machine
 
     def file(self, precision: str, streams: int) -> Path:
         """Where the plan is, or will be."""
@@ -72,14 +72,12 @@ class Builder:
     def build(self, precision: str, streams: int, tell: Tell, watch: Progress) -> Path:
         """Compile, check, keep. Raises BackendError where one of them fails; then nothing is kept."""
         from engine.plans.graphs import part_graphs
-        from engine.plans.tensorrt_build import Compiler
 
         key, parts, figures = self._key(precision, streams), {}, {}
-        with self._device.current():
-            compiler = Compiler(self._library, self.machine, self._folder, watch)
+        with self._tools.current():
             for name, graph in part_graphs(self._bundle, precision, streams).items():
                 start = time.perf_counter()
-                parts[name] = compiler.compile(name, graph.SerializeToString(), streams)
+                parts[name] = self._tools.compile(name, graph, streams, watch)
                 figures[f"{name}_s"] = round(time.perf_counter() - start, 2)
                 watch.end()
                 tell(f"{name}: {len(parts[name]) / MIB:.1f} MiB in {figures[f'{name}_s']:.1f} s")
@@ -91,35 +89,40 @@ class Builder:
         tell(f"against ONNX Runtime: {found}")
         return write_plan(Plan(key=key, parts=parts, figures={**figures, **asdict(found)}), self._folder)
 
-    def open(self, plan: Plan) -> TensorRtBackend:
+    def open(self, plan: Plan) -> CardBackend:
         """The back end on a plan; closing it gives back what it holds of the card."""
-        bundle, device = self._bundle, Device()
-        with device.current():
-            flow = find_flow(bundle.flow, bundle.crop.size, plan.key.largest_batch)
-        return TensorRtBackend(bundle, plan, self._library, device, flow)
+        return self._tools.open(plan)
 
     def verify(self, file: Path, tell: Tell) -> bool:
         """Check the plan in `file` the long way and tell the outcome; whether all of it is as promised."""
         plan, before = read_plan(file), self._free_bytes()
+        start = time.perf_counter()
         backend = self.open(plan)
-        used = (before - self._free_bytes()) / MIB
-        tell(f"memory: {used:.0f} MiB on the card for {plan.key.largest_batch} tracks; {backend.flow}")
+        opened_s, used = time.perf_counter() - start, (before - self._free_bytes()) / MIB
+        tracks = plan.key.largest_batch
+        tell(f"memory: {used:.0f} MiB on the card for {tracks} tracks; {backend.flow}")
+        tell(f"ready {opened_s:.1f} s after it was asked for")
         try:
-            checks = verify(backend, self._bundle, plan.key.precision)
+            return told(backend, self._bundle, plan.key.precision, tracks, tell)
         finally:
             backend.close()
-        for check in checks:
-            tell(_line(check))
-        return all(check.passed for check in checks)
 
     def _free_bytes(self) -> int:
-        with self._device.current():
-            return self._device.free_bytes()
+        with self._tools.current():
+            return self._tools.free_bytes()
 
     def _key(self, precision: str, streams: int) -> PlanKey:
         return PlanKey(
             bundle=self._bundle.digest, precision=precision, largest_batch=streams, **asdict(self.machine)
         )
+
+
+def told(backend: GraphBackend, bundle: Bundle, precision: str, largest: int, tell: Tell) -> bool:
+    """Check a back end the long way and tell the outcome; whether all of it is as promised."""
+    checks = verify(backend, bundle, precision, largest)
+    for check in checks:
+        tell(_line(check))
+    return all(check.passed for check in checks)
 
 
 def _line(check: Check) -> str:
@@ -131,7 +134,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m engine.build",
         description="Compile a bundle for this machine's GPU. The plan is checked against ONNX Runtime "
-        "before it is kept in your cache, where --engine tensorrt and --engine auto find it.",
+        "before it is kept in your cache, where --engine NAME and --engine auto find it. onnx-cuda needs no "
+        "plan: it is checked and measured alone.",
         allow_abbrev=False,
     )
     add = made.add_argument
@@ -167,7 +171,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(given: argparse.Namespace, progress: Progress) -> int:
-    builder = Builder(load_bundle(given.bundle))
+    bundle = load_bundle(given.bundle)
+    if given.engine not in TOOLCHAINS:
+        return _verdict(_unplanned(bundle, given.max_streams))
+    builder = Builder(bundle, engine=given.engine)
     here = builder.machine
     print(
         f"{here.engine} on {here.device} (compute capability {here.compute_capability}, CUDA {here.driver})"
@@ -176,23 +183,34 @@ def _main(given: argparse.Namespace, progress: Progress) -> int:
     if file.exists() and not given.anew:
         print(f"There is a plan already: {file}")
     else:
-        _need_onnx()
+        _need_onnx(given.engine)
         file = builder.build(given.precision, given.max_streams, print, progress)
         print(f"Kept: {file}")
-    if given.verify and not builder.verify(file, print):
-        print(
-            "This plan does not hold what it promises; please report it with your versions.", file=sys.stderr
-        )
-        return 1
-    return 0
+    return _verdict(not given.verify or builder.verify(file, print))
 
 
-def _need_onnx() -> None:
+def _unplanned(bundle: Bundle, largest: int) -> bool:
+    """ONNX Runtime on the card needs no plan; there is something to check all the same."""
+    from engine.backends.onnx import OnnxCudaBackend
+
+    backend = OnnxCudaBackend(bundle)
+    print("ONNX Runtime reads the bundle as it is, in fp32; there is nothing to build.")
+    return told(backend, bundle, "fp32", largest, print)
+
+
+def _verdict(holds: bool) -> int:
+    if not holds:
+        words = "This engine does not hold what it promises here; please report it with your versions."
+        print(words, file=sys.stderr)
+    return 0 if holds else 1
+
+
+def _need_onnx(engine: str) -> None:
     try:
         import onnx  # noqa: F401
     except ImportError as error:
         raise BackendError(
-            'onnx is not installed, which writes the graphs: pip install -e ".[tensorrt]".'
+            f'onnx is not installed, which writes the graphs: pip install -e ".[{engine}]".'
         ) from error
 
 

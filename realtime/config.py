@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.errors import De3Error
 
-ENGINES = ("auto", "tensorrt", "onnx", "openvino")
+ENGINES = ("auto", "tensorrt", "inductor", "onnx-cuda", "onnx", "openvino")
 DEFAULT_BIND = "tcp://127.0.0.1:5560"
 DEFAULT_STREAM = "main"
 MOST_FACES = 16

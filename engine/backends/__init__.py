@@ -17,12 +17,17 @@ from statistics import median
 import numpy as np
 
 from engine.backends.base import Backend, HostBackend
+from engine.backends.card import CardBackend
 from engine.bundle import Bundle
 from engine.errors import BackendError
-from engine.plans.store import has_plans, plan_folder
+from engine.plans.store import BUILD, has_plans, plan_folder
 from engine.signals.finder import cache_folder
 
-ENGINES = ("auto", "tensorrt", "onnx", "openvino")
+ENGINES = ("auto", "tensorrt", "inductor", "onnx-cuda", "onnx", "openvino")
+PLANNED = {"tensorrt": "TensorRT", "inductor": "Inductor"}
+"""Engines that run plans, in the order in which they are tried, and their proper names."""
+PLANNERS = {"tensorrt": "tensorrt", "inductor": "torch"}
+"""The package that each needs."""
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 MEASURE_S = 2.0
@@ -40,41 +45,74 @@ class Choice:
 
 
 def choose(bundle: Bundle, engine: str = "auto") -> Choice:
-    """Open the back end `engine` ("tensorrt", "onnx", "openvino") for a bundle, or with "auto" the best one.
+    """Open a back end of `ENGINES` for a bundle, or with "auto" the best one.
 
-    "auto" takes TensorRT where a plan of this bundle for this machine has been built: building one takes
-    minutes, so that is left to `python -m engine.build`. Else it takes the faster CPU engine. Where both are
-    installed, it measures them for two seconds once and keeps the result in the user's cache; OpenVINO has to
-    be a tenth faster, because it opens later and needs more memory.
+    "auto" takes TensorRT, else Inductor, where a plan of this bundle for this machine has been built:
+    building one takes minutes, so that is left to `python -m engine.build`. Else it takes ONNX Runtime's CUDA
+    provider where that is installed, else the faster CPU engine. Where both of these are installed, it
+    measures them for two seconds once and keeps the result in the user's cache; OpenVINO has to be a tenth
+    faster, because it opens later and needs more memory. The reason says what was passed over, and why.
 
     Raises ValueError for an unknown name, BackendError where the engine is missing or refuses.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
-    if engine == "tensorrt":
-        return _planned(bundle, "asked for")
+    if engine in PLANNED:
+        return _planned(bundle, engine, "asked for")
+    if engine == "onnx-cuda":
+        return _onnx_cuda(bundle, "asked for")
     if engine != "auto":
         return Choice(_open(engine, bundle), f"{engine}: asked for")
-    passed_over = ""
-    if _installed("tensorrt"):
-        if has_plans(bundle, plan_folder()):
-            try:
-                return _planned(bundle, "a plan for this machine is there")
-            except BackendError as error:
-                passed_over = f"; not tensorrt: {error}"
-        else:
-            passed_over = "; TensorRT is installed but has no plan of this bundle: python -m engine.build"
-    choice = _on_the_cpu(bundle)
-    return Choice(choice.backend, choice.reason + passed_over)
+    choice, passed_over = _on_a_card(bundle)
+    choice = choice or _on_the_cpu(bundle)
+    return Choice(choice.backend, "; ".join([choice.reason, *passed_over]))
 
 
-def _planned(bundle: Bundle, why: str) -> Choice:
-    from engine.backends.tensorrt import open_tensorrt
+def _on_a_card(bundle: Bundle) -> tuple[Choice | None, list[str]]:
+    """The first engine on a card that opens, and what was passed over, in words."""
+    passed_over = []
+    for engine, name in PLANNED.items():
+        if not _installed(PLANNERS[engine]):
+            continue
+        if not has_plans(bundle, engine, plan_folder()):
+            if engine == "tensorrt":  # torch may be there for other reasons
+                passed_over.append(
+                    f"{name} is installed but has no plan of this bundle: {BUILD.format(engine=engine)}"
+                )
+            continue
+        try:
+            return _planned(bundle, engine, "a plan for this machine is there"), passed_over
+        except BackendError as error:
+            passed_over.append(f"not {engine}: {error}")
+    from engine.backends.onnx import available_providers, without_cuda
 
-    backend = open_tensorrt(bundle)
+    if without_cuda(available_providers()) is None:
+        try:
+            return _onnx_cuda(bundle, "its CUDA provider is installed"), passed_over
+        except BackendError as error:
+            passed_over.append(f"not onnx-cuda: {error}")
+    return None, passed_over
+
+
+def _planned(bundle: Bundle, engine: str, why: str) -> Choice:
+    backend: CardBackend
+    if engine == "tensorrt":
+        from engine.backends.tensorrt import open_tensorrt
+
+        backend = open_tensorrt(bundle)
+    else:
+        from engine.backends.inductor import open_inductor
+
+        backend = open_inductor(bundle)
     key = backend.key
     what = f"{key.precision}, up to {key.largest_batch} tracks on {key.device}, {backend.flow}"
-    return Choice(backend, f"tensorrt: {why} ({what})")
+    return Choice(backend, f"{engine}: {why} ({what})")
+
+
+def _onnx_cuda(bundle: Bundle, why: str) -> Choice:
+    from engine.backends.onnx import OnnxCudaBackend
+
+    return Choice(OnnxCudaBackend(bundle), f"onnx-cuda: {why} (fp32, flow on the host with OpenCV)")
 
 
 def _installed(package: str) -> bool:

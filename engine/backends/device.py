@@ -15,12 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.backends.layout import ALIGNMENT, MIB
 from engine.errors import BackendError
 from engine.types import UInt8
-
-ALIGNMENT = 256
-"""Bytes; what CUDA's own allocator keeps to, and what TensorRT asks of memory that it is lent."""
-MIB = 1 << 20
 
 _contexts: list[Any] = []
 """Kept until the program ends: pycuda leaves a context that it releases current on its thread."""

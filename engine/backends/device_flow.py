@@ -6,6 +6,7 @@ it can be had, else the reason why not; the back end then computes the flow on t
 """
 
 import importlib
+import warnings
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,7 +80,10 @@ class NumbaFlow:
         """See `DeviceFlow`."""
         given = {"previous": previous, "crop": crop, "gap_ns": gap_ns, "speed": flow}
         arrays = {name: self._cuda.as_cuda_array(array, sync=False) for name, array in given.items()}
-        self._flow.launch(count, self._cuda.external_stream(stream), **arrays)
+        with warnings.catch_warnings():
+            # numba warns of grids that do not fill the device; small batches never do
+            warnings.filterwarnings("ignore", message="Grid size")
+            self._flow.launch(count, self._cuda.external_stream(stream), **arrays)
 
 
 def find_flow(params: FlowParams, crop_size: int, most_pairs: int) -> tuple[DeviceFlow | None, str]:

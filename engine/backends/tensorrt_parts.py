@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.backends.base import Arrays
-from engine.backends.device import ALIGNMENT, INSTALL, Device, Graph
+from engine.backends.device import INSTALL, Device, Graph
+from engine.backends.layout import Field, Layout, sizes
 from engine.errors import BackendError
-from engine.types import UInt8
 
-Dtype = np.dtype[Any]
 REBUILD = "python -m engine.build --engine tensorrt"
 
 
@@ -76,44 +75,6 @@ def _logger(trt: Any) -> Any:
                 self.last = " ".join(msg.split())
 
     return Logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """An array of a batch. shape: of one row."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: Dtype
-
-    def bytes(self, batch: int) -> int:
-        """Of `batch` rows."""
-        return batch * int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-
-
-class Layout:
-    """Where the arrays of a batch lie in one block of memory, each aligned. size: of the block in bytes."""
-
-    def __init__(self, fields: Sequence[Field], batch: int) -> None:
-        self.offsets: dict[str, int] = {}
-        self.size = 0
-        self._fields, self._batch = fields, batch
-        for field in fields:
-            self.offsets[field.name] = self.size
-            self.size += -(-field.bytes(batch) // ALIGNMENT) * ALIGNMENT
-
-    def views(self, block: UInt8) -> dict[str, NDArray[Any]]:
-        """The arrays as views of a block on the host."""
-        return {
-            field.name: block[at : at + field.bytes(self._batch)]
-            .view(field.dtype)
-            .reshape(self._batch, *field.shape)
-            for field, at in zip(self._fields, self.offsets.values(), strict=True)
-        }
-
-    def addresses(self, base: int) -> dict[str, int]:
-        """The arrays' addresses where the block begins at `base`."""
-        return {name: base + offset for name, offset in self.offsets.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -297,8 +258,3 @@ class Part:
     def _enqueue(self, context: Any) -> None:
         if not context.execute_async_v3(self._device.handle):
             raise BackendError(f"TensorRT failed to run the plan{self._library.complaint()}.")
-
-
-def sizes(largest: int) -> list[int]:
-    """The sizes of batch that get a graph: powers of two, and the largest."""
-    return [*(1 << i for i in range(largest.bit_length()) if 1 << i < largest), largest]

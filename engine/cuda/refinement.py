@@ -18,11 +18,11 @@ import numpy as np
 from numba import cuda
 
 from engine.cuda.kernels import HALF, ZERO, Array, Kernel, between
-from engine.signals.flow import FlowParams
+from engine.signals.flow import VARIATIONAL_EPSILON, FlowParams
 
 ZETA2 = np.float32(0.1**2)
 """Keeps norms from zero, and each equation from being singular."""
-EPSILON2 = np.float32(0.01**2)
+EPSILON2 = np.float32(VARIATIONAL_EPSILON**2)
 """Rounds the robust norms near zero."""
 OMEGA = np.float32(1.6)
 SWEEPS = 5

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -24,6 +24,9 @@ LENGTH_BYTES = 8
 LARGEST_HEADER = 1 << 20
 SUFFIX = ".plan"
 BUILD = "python -m engine.build --engine {engine}"
+
+Watch = Callable[[str, int, int], None]
+"""watch(what, step, steps): how far a phase of a build has come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +59,9 @@ class PlanKey:
 
     @property
     def file_name(self) -> str:
-        """The bundle's digest, and a digest of the whole key."""
+        """The bundle's digest, the engine's name, and a digest of the whole key."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
-        return f"{self.bundle}-{digest}{SUFFIX}"
+        return f"{self.bundle}-{self.engine.split()[0]}-{digest}{SUFFIX}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -128,15 +131,15 @@ def read_plan(file: Path) -> Plan:
     for part in header["parts"]:
         content = data[at : at + part["bytes"]]
         if len(content) != part["bytes"] or hashlib.sha256(content).hexdigest() != part["sha256"]:
-            raise _spoilt(file, key.engine.split()[0])
+            raise _spoilt(file)
         parts[part["name"]] = content
         at += part["bytes"]
     return Plan(key=key, parts=parts, figures=header["figures"])
 
 
-def has_plans(bundle: Bundle, folder: Path) -> bool:
-    """Whether there is any plan of this bundle, for whatever machine."""
-    return any(folder.glob(f"{bundle.digest}-*{SUFFIX}"))
+def has_plans(bundle: Bundle, engine: str, folder: Path) -> bool:
+    """Whether there is any plan of this bundle for an engine by name, for whatever machine."""
+    return any(folder.glob(f"{bundle.digest}-{engine}-*{SUFFIX}"))
 
 
 def find_plan(bundle: Bundle, machine: Machine, folder: Path) -> Path:
@@ -148,7 +151,7 @@ def find_plan(bundle: Bundle, machine: Machine, folder: Path) -> Path:
     build = BUILD.format(engine=engine)
     refused: BackendError | None = None
     others: list[PlanKey] = []
-    for file in sorted(folder.glob(f"{bundle.digest}-*{SUFFIX}"), key=_age, reverse=True):
+    for file in sorted(folder.glob(f"{bundle.digest}-{engine}-*{SUFFIX}"), key=_age, reverse=True):
         try:
             key = read_key(file)
         except BackendError as error:
@@ -156,8 +159,7 @@ def find_plan(bundle: Bundle, machine: Machine, folder: Path) -> Path:
             continue
         if key.machine == machine:
             return file
-        if key.engine.split()[0] == engine:
-            others.append(key)
+        others.append(key)
     if refused is not None:
         raise refused
     if others:
@@ -206,7 +208,8 @@ def _key(header: JsonMap, file: Path) -> PlanKey:
         raise _spoilt(file) from None
 
 
-def _spoilt(file: Path, engine: str = "tensorrt") -> BackendError:
+def _spoilt(file: Path) -> BackendError:
+    engine = file.name.split("-")[1:2] or ["..."]
     return BackendError(
-        f"The plan {file} is cut short or altered: build it anew with {BUILD.format(engine=engine)}."
+        f"The plan {file} is cut short or altered: build it anew with {BUILD.format(engine=engine[0])}."
     )

@@ -8,17 +8,13 @@ nothing of bundles; compiled code leaves as bytes.
 
 import hashlib
 import threading
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from engine.backends.tensorrt_parts import Library
 from engine.errors import BackendError
-from engine.plans.store import Machine, write_whole
-
-Watch = Callable[[str, int, int], None]
-"""watch(what, step, steps): how far a phase of the build has come."""
+from engine.plans.store import Machine, Watch, write_whole
 
 
 class Compiler:

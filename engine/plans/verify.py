@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,17 +43,9 @@ class Check:
     figure: str
 
 
-class Checked(GraphBackend, Protocol):
-    """What can be checked: a back end that says how large a batch it takes."""
-
-    @property
-    def largest_batch(self) -> int:
-        """Most faces or windows at once, and most tracks."""
-        ...
-
-
-def verify(backend: Checked, bundle: Bundle, precision: str) -> list[Check]:
-    """All checks, in their order; the last ones measure. The back end's tracks are overwritten."""
+def verify(backend: GraphBackend, bundle: Bundle, precision: str, largest: int) -> list[Check]:
+    """All checks, in their order; the last ones measure. largest: most faces or windows at once, and most
+    tracks. The back end's tracks are overwritten."""
     _, _, windows = parity_samples(bundle)
     shown = {**windows, **{name: np.ones_like(windows[name]) for name in ("video_mask", "audio_mask")}}
     return [
@@ -63,12 +54,12 @@ def verify(backend: Checked, bundle: Bundle, precision: str) -> list[Check]:
         _behind_masks(backend, shown),
         _absent(backend, shown),
         _order(backend, shown),
-        _rings(backend, bundle, precision),
-        *_times(backend, bundle),
+        _rings(backend, bundle, precision, largest),
+        *_times(backend, bundle, largest),
     ]
 
 
-def _parity(backend: Checked, bundle: Bundle, precision: str) -> list[Check]:
+def _parity(backend: GraphBackend, bundle: Bundle, precision: str) -> list[Check]:
     found, limit = agreement(backend, bundle), PROBABILITY_LIMITS[precision]
     tokens = found.cosine >= COSINE_LIMITS[precision]
     return [
@@ -78,14 +69,14 @@ def _parity(backend: Checked, bundle: Bundle, precision: str) -> list[Check]:
     ]
 
 
-def _alone(backend: Checked, windows: Arrays, precision: str) -> Check:
+def _alone(backend: GraphBackend, windows: Arrays, precision: str) -> Check:
     batch, limit = backend.answers(windows).logits, ALONE_LIMITS[precision]
     rows = [backend.answers({k: v[i : i + 1] for k, v in windows.items()}).logits for i in range(len(batch))]
     worst = float(np.abs(batch - np.concatenate(rows)).max())
     return Check("a batch equals its rows alone", worst <= limit, _within(worst, limit))
 
 
-def _behind_masks(backend: Checked, windows: Arrays) -> Check:
+def _behind_masks(backend: GraphBackend, windows: Arrays) -> Check:
     rng = np.random.default_rng(0)
     inputs = dict(windows)
     for mask in ("video_mask", "audio_mask"):
@@ -97,7 +88,7 @@ def _behind_masks(backend: Checked, windows: Arrays) -> Check:
     return Check("what is behind a mask changes no bit", same, "NaN behind the masks")
 
 
-def _absent(backend: Checked, windows: Arrays) -> Check:
+def _absent(backend: GraphBackend, windows: Arrays) -> Check:
     same = True
     for mask, branch in (
         ("video_mask", ("v", "o", "face_baseline", "face_weight")),
@@ -110,7 +101,7 @@ def _absent(backend: Checked, windows: Arrays) -> Check:
     return Check("an absent sense has no say", same, "same bits as without it")
 
 
-def _order(backend: Checked, windows: Arrays) -> Check:
+def _order(backend: GraphBackend, windows: Arrays) -> Check:
     straight = probabilities(backend, windows)
     changes = []
     for names in (("v", "o"), ("mel",)):
@@ -121,11 +112,11 @@ def _order(backend: Checked, windows: Arrays) -> Check:
     )
 
 
-def _rings(backend: Checked, bundle: Bundle, precision: str) -> Check:
+def _rings(backend: GraphBackend, bundle: Bundle, precision: str, largest: int) -> Check:
     """A short run of several tracks with windows that overlap, one track that changes, beside ONNX
     Runtime."""
     faces, worst = sample_faces(bundle), 0.0
-    tracks, ticks = min(TRACKS, backend.largest_batch), bundle.window.ticks
+    tracks, ticks = min(TRACKS, largest), bundle.window.ticks
     pair = (backend, OnnxBackend(bundle))
     for each in pair:
         for slot in range(tracks):
@@ -146,10 +137,10 @@ def _rings(backend: Checked, bundle: Bundle, precision: str) -> Check:
     return Check("rings and slow means agree over time", worst <= limit, _within(worst, limit))
 
 
-def _times(backend: Checked, bundle: Bundle) -> list[Check]:
+def _times(backend: GraphBackend, bundle: Bundle, largest: int) -> list[Check]:
     faces, found = sample_faces(bundle), []
-    batches = sorted({1, *(1 << i for i in range(2, 14, 2) if 1 << i < backend.largest_batch)})
-    for batch in sorted({*batches, backend.largest_batch}):
+    batches = sorted({1, *(1 << i for i in range(2, 14, 2) if 1 << i < largest)})
+    for batch in sorted({*batches, largest}):
         slots, shown = list(range(batch)), [faces[i % len(faces)] for i in range(batch)]
         windows = [_window(bundle, bundle.window.ticks, 0)] * batch
 

@@ -12,6 +12,8 @@ import numpy as np
 from engine.types import Float32, UInt8
 
 SECOND_NS = 1_000_000_000
+VARIATIONAL_EPSILON = 0.01
+"""How the refinement rounds its robust norms near zero; not in the manifest, since older wheels fix it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,9 @@ class Flow:
         self._dis.setVariationalRefinementGamma(p.variational_gamma)
         self._dis.setUseMeanNormalization(p.mean_normalisation)
         self._dis.setUseSpatialPropagation(p.spatial_propagation)
+        # Every OpenCV from 4.10 on uses this value; newer ones let it be set, and could change their own.
+        if hasattr(self._dis, "setVariationalRefinementEpsilon"):
+            self._dis.setVariationalRefinementEpsilon(VARIATIONAL_EPSILON)
 
     def pair(self, previous: UInt8, crop: UInt8, gap_ns: int) -> Float32:
         """How the content of `previous` moved to become `crop`.

@@ -75,23 +75,36 @@ def card(monkeypatch: pytest.MonkeyPatch, plans: Path) -> Iterator[ModuleType]:
     assert not pycuda.card.current, "a context was left behind"
 
 
-@pytest.fixture(params=["onnx", "openvino", "tensorrt"])
+@pytest.fixture
+def processor(monkeypatch: pytest.MonkeyPatch, plans: Path) -> None:
+    """The stand-in for Inductor in its place; the cache is `plans`."""
+    for package in ("torch", "onnx"):
+        pytest.importorskip(package)
+    importlib.import_module("inductor_standin").install(monkeypatch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(plans))
+
+
+STAND_INS = {"tensorrt": "card", "inductor": "processor"}
+"""By engine that runs plans, the fixture that lets it run without a card."""
+
+
+@pytest.fixture(params=["onnx", "openvino", *STAND_INS])
 def engine(request: pytest.FixtureRequest) -> str:
-    """The name of each engine: those for CPUs that are installed, and TensorRT as its stand-in."""
+    """The name of each engine: those for CPUs that are installed, and those for cards as their stand-ins."""
     name: str = request.param
-    if name == "tensorrt":
-        request.getfixturevalue("card")
+    if name in STAND_INS:
+        request.getfixturevalue(STAND_INS[name])
     else:
         pytest.importorskip({"onnx": "onnxruntime", "openvino": "openvino"}[name])
     return name
 
 
 def opened(bundle: Bundle, engine: str) -> GraphBackend:
-    """The back end `engine` for a bundle; TensorRT's plan for four tracks is built where there is none."""
-    if engine == "tensorrt":
+    """The back end `engine` for a bundle; a plan for four tracks is built where it needs one."""
+    if engine in STAND_INS:
         from engine.build import Builder, Progress
 
-        builder = Builder(bundle)
+        builder = Builder(bundle, engine=engine)
         if not builder.file("fp32", 4).exists():
             builder.build("fp32", 4, lambda line: None, Progress())
     backend = choose(bundle, engine).backend

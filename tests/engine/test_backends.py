@@ -82,7 +82,7 @@ def test_the_engine_asked_for_is_taken(small: Bundle, engine: str) -> None:
 
 
 def test_an_unknown_engine_is_refused_by_name(small: Bundle) -> None:
-    with pytest.raises(ValueError, match="'cuda' is none of auto, tensorrt, onnx, openvino"):
+    with pytest.raises(ValueError, match="'cuda' is none of auto, tensorrt, inductor, onnx-cuda, onnx"):
         choose(small, "cuda")
 
 

@@ -157,7 +157,7 @@ def test_a_graph_that_tensorrt_does_not_take_is_named(
     next(node for node in graph.graph.node if node.op_type == "Tanh").op_type = "Tanhh"
     builder = Builder(small, folder)
     compiler = Compiler(Library(), builder.machine, folder, Progress())
-    with builder._device.current(), pytest.raises(BackendError, match=r"not take the encoder graph.*Tanhh"):
+    with builder._tools.current(), pytest.raises(BackendError, match=r"not take the encoder graph.*Tanhh"):
         compiler.compile("encoder", graph.SerializeToString(), 2)
 
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from engine.signals.flow import Flow, FlowParams
+from engine.signals.flow import VARIATIONAL_EPSILON, Flow, FlowParams
 
 TENTH_NS = 100_000_000
 
@@ -90,3 +90,10 @@ def test_other_sizes_and_backward_time_are_refused():
         Flow().pair(previous[:40, :40], crop[:40, :40], TENTH_NS)
     with pytest.raises(ValueError, match="finest_scale"):
         FlowParams(finest_scale=-1)
+
+
+def test_every_opencv_rounds_as_the_kernels_do() -> None:
+    dis = Flow()._dis
+    if not hasattr(dis, "getVariationalRefinementEpsilon"):
+        pytest.skip("this OpenCV does not let it be chosen")
+    assert dis.getVariationalRefinementEpsilon() == pytest.approx(VARIATIONAL_EPSILON)

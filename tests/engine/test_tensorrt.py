@@ -17,10 +17,9 @@ from test_backends import faces, window_at
 from engine.backends import choose
 from engine.backends.device import Device
 from engine.backends.device_flow import DeviceArray, find_flow
-from engine.backends.onnx import OnnxBackend
+from engine.backends.layout import Field, Layout, sizes
 from engine.backends.tensorrt import TensorRtBackend, machine
-from engine.backends.tensorrt_parts import Field, Layout, Library, sizes
-from engine.baseline import SlowMean, SlowSteps
+from engine.backends.tensorrt_parts import Library
 from engine.bundle import Bundle
 from engine.errors import BackendError
 from engine.plans.store import find_plan, plan_folder, read_plan
@@ -41,53 +40,12 @@ def pycuda() -> Any:
     return sys.modules["pycuda.driver"]
 
 
-def test_tracks_over_time_are_those_of_onnx_runtime(backend: TensorRtBackend, small: Bundle) -> None:
-    """Several tracks, batches above the largest, windows that overlap, ticks not final, a track that
-    changes."""
-    reference, shown = OnnxBackend(small), faces(30)
-    for end in range(20, 140, 20):
-        ticks = [tick for tick in range(end - 20, end) for _ in range(3)]
-        batch = [shown[(7 * tick + slot) % 30] for tick, slot in zip(ticks, [0, 1, 2] * 20, strict=True)]
-        mask = (np.arange(end - 60, end) >= 0) & (np.arange(60) % 5 != 2)
-        windows = [window_at(small, end, mask, final=end - 2)] * 3
-        answers = []
-        for each in (backend, reference):
-            each.observe([0, 1, 2] * 20, ticks, batch)
-            answers.append(each.score([2, 0, 1], windows).logits)
-            if end == 60:
-                each.reset(0)
-                each.reset(1, keep_baseline=True)
-        assert np.abs(answers[0] - answers[1]).max() < 1e-4
-
-
-@pytest.mark.parametrize("counts", [[1], [60], [7, 0, 30, 200], [900, 5]])
-def test_folding_rows_at_once_gives_the_slow_mean(counts: list[int]) -> None:
-    rng = np.random.default_rng(3)
-    start = rng.standard_normal(5).astype(np.float32)
-    steps, mean = SlowSteps(prior_s=2, tau_s=60), SlowMean(start, prior_s=2, tau_s=60)
-    folded = start
-    for count in counts:
-        rows = rng.standard_normal((count, 5)).astype(np.float32)
-        keep, weights = steps.fold(count, 1 / 15)
-        folded = (keep * folded + weights @ rows).astype(np.float32)
-        mean.fold(rows, 1 / 15)
-        assert np.abs(folded - mean.mean).max() < 1e-5
-        assert steps.weight == mean.weight
-
-
 def test_a_batch_costs_one_launch(backend: TensorRtBackend, small: Bundle) -> None:
     before = pycuda().card.launches
     backend.observe([0, 1, 2, 3, 0], [0, 0, 0, 0, 1], faces(5))
     assert pycuda().card.launches == before + 2
     backend.score([0, 1, 2], [window_at(small, 60)] * 3)
     assert pycuda().card.launches == before + 3
-
-
-def test_a_track_that_the_plan_has_no_room_for_is_refused(backend: TensorRtBackend) -> None:
-    with pytest.raises(BackendError, match=r"keeps 4 tracks: build one for more with .*--max-streams 8"):
-        backend.observe([4], [0], faces(1))
-    with pytest.raises(BackendError, match="keeps 4 tracks"):
-        backend.reset(4)
 
 
 def test_closing_gives_all_memory_back(card: ModuleType, small: Bundle) -> None:
@@ -214,7 +172,7 @@ def test_auto_says_why_tensorrt_is_not_taken(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     choice = choose(small)
     assert choice.backend.name == "onnx"
-    assert choice.reason.endswith("is installed but has no plan of this bundle: python -m engine.build")
+    assert choice.reason.endswith("has no plan of this bundle: python -m engine.build --engine tensorrt")
 
 
 def test_auto_takes_tensorrt_where_a_plan_fits(
@@ -244,14 +202,3 @@ def test_arrays_of_a_batch_lie_aligned_and_apart() -> None:
 @pytest.mark.parametrize(("largest", "found"), [(1, [1]), (4, [1, 2, 4]), (6, [1, 2, 4, 6])])
 def test_a_few_sizes_of_batch_get_a_graph(largest: int, found: list[int]) -> None:
     assert sizes(largest) == found
-
-
-def test_what_an_earlier_batch_left_behind_is_never_read(backend: TensorRtBackend, small: Bundle) -> None:
-    """Buffers are laid out anew for each size of batch, so the rows that fill a batch up must be cleared."""
-    windows = [window_at(small, 60 + i) for i in range(4)]
-    backend.observe([0, 1, 2, 3] * 4, [tick for tick in range(56, 60) for _ in range(4)], faces(16))
-    for each in range(4):
-        backend.score([each], [windows[each]])
-    whole = backend.score(range(4), windows).logits
-    for count in (2, 3, 1, 3, 4, 3):
-        assert np.abs(backend.score(range(count), windows[:count]).logits - whole[:count]).max() < 1e-4

@@ -1,0 +1,87 @@
+"""What every engine on a card does with rings, slow means and batches, on the stand-ins for cards.
+
+The fidelity tests run on them too; what is an engine's own is in its own file.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from conftest import STAND_INS, opened
+from test_backends import faces, window_at
+
+from engine.backends.card import CardBackend
+from engine.backends.onnx import OnnxBackend
+from engine.baseline import SlowMean, SlowSteps
+from engine.bundle import Bundle
+from engine.errors import BackendError
+
+
+@pytest.fixture(params=list(STAND_INS))
+def backend(request: pytest.FixtureRequest, small: Bundle) -> Iterator[CardBackend]:
+    request.getfixturevalue(STAND_INS[request.param])
+    found = opened(small, request.param)
+    assert isinstance(found, CardBackend)
+    yield found
+    found.close()
+
+
+def test_tracks_over_time_are_those_of_onnx_runtime(backend: CardBackend, small: Bundle) -> None:
+    """Several tracks, batches above the largest, windows that overlap, ticks not final, a track that
+    changes."""
+    reference, shown = OnnxBackend(small), faces(30)
+    for end in range(20, 140, 20):
+        ticks = [tick for tick in range(end - 20, end) for _ in range(3)]
+        batch = [shown[(7 * tick + slot) % 30] for tick, slot in zip(ticks, [0, 1, 2] * 20, strict=True)]
+        mask = (np.arange(end - 60, end) >= 0) & (np.arange(60) % 5 != 2)
+        windows = [window_at(small, end, mask, final=end - 2)] * 3
+        answers = []
+        for each in (backend, reference):
+            each.observe([0, 1, 2] * 20, ticks, batch)
+            answers.append(each.score([2, 0, 1], windows).logits)
+            if end == 60:
+                each.reset(0)
+                each.reset(1, keep_baseline=True)
+        assert np.abs(answers[0] - answers[1]).max() < 1e-4
+
+
+@pytest.mark.parametrize("counts", [[1], [60], [7, 0, 30, 200], [900, 5]])
+def test_folding_rows_at_once_gives_the_slow_mean(counts: list[int]) -> None:
+    rng = np.random.default_rng(3)
+    start = rng.standard_normal(5).astype(np.float32)
+    steps, mean = SlowSteps(prior_s=2, tau_s=60), SlowMean(start, prior_s=2, tau_s=60)
+    folded = start
+    for count in counts:
+        rows = rng.standard_normal((count, 5)).astype(np.float32)
+        keep, weights = steps.fold(count, 1 / 15)
+        folded = (keep * folded + weights @ rows).astype(np.float32)
+        mean.fold(rows, 1 / 15)
+        assert np.abs(folded - mean.mean).max() < 1e-5
+        assert steps.weight == mean.weight
+
+
+def test_a_track_that_the_plan_has_no_room_for_is_refused(backend: CardBackend) -> None:
+    with pytest.raises(BackendError, match=r"keeps 4 tracks: build one for more with .*--max-streams 8"):
+        backend.observe([4], [0], faces(1))
+    with pytest.raises(BackendError, match="keeps 4 tracks"):
+        backend.reset(4)
+
+
+def test_what_an_earlier_batch_left_behind_is_never_read(backend: CardBackend, small: Bundle) -> None:
+    """Buffers are laid out anew for each size of batch, so the rows that fill a batch up must be cleared."""
+    windows = [window_at(small, 60 + i) for i in range(4)]
+    backend.observe([0, 1, 2, 3] * 4, [tick for tick in range(56, 60) for _ in range(4)], faces(16))
+    for each in range(4):
+        backend.score([each], [windows[each]])
+    whole = backend.score(range(4), windows).logits
+    for count in (2, 3, 1, 3, 4, 3):
+        assert np.abs(backend.score(range(count), windows[:count]).logits - whole[:count]).max() < 1e-4
+
+
+def test_of_two_faces_at_one_tick_the_later_counts(backend: CardBackend, small: Bundle) -> None:
+    shown, mask = faces(3), np.arange(60) == 59
+    backend.observe([0, 1, 0], [59, 59, 59], shown)
+    both = backend.score([0], [window_at(small, 60, mask)]).logits
+    backend.reset(0)
+    backend.observe([0], [59], shown[2:])
+    assert np.abs(backend.score([0], [window_at(small, 60, mask)]).logits - both).max() < 1e-5
