@@ -125,7 +125,10 @@ class Cameras:
                 trial.crops += 1
                 trial.wanted += self._scored_with(each.number)
         until_ns = self._start_ns + round((warm_s + seconds) * NS)
+        gc.collect()
+        gc.freeze()  # a run has no such list, through which the collector would go again and again
         self._serve(coming, from_ns, until_ns + PATIENCE_NS, trial)
+        gc.unfreeze()
         return trial
 
     def close(self) -> None:

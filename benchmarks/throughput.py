@@ -32,7 +32,7 @@ from engine.errors import De3Error
 SECONDS, QUICK_SECONDS = 6.0, 2.0
 WARM_S, QUICK_WARM_S = 1.5, 0.5
 MOST, QUICK_MOST = 4096, 4
-LEAD_NS = NS // 5
+LEAD_NS, LEAD_A_STREAM_NS = NS // 5, NS // 300
 OPEN_S, TRIAL_S = 180.0, 60.0
 SCORES_HZ = 5
 
@@ -183,7 +183,7 @@ def _trials(pipes: list[Any], options: argparse.Namespace, most: int, case: str)
 
 def _trial(pipes: list[Any], streams: int, options: argparse.Namespace) -> Trial:
     """So many streams shared among the processes, each taking every so manieth."""
-    start_ns = time.monotonic_ns() + LEAD_NS + streams * 1_000_000
+    start_ns = time.monotonic_ns() + LEAD_NS + streams * LEAD_A_STREAM_NS
     warm_s = QUICK_WARM_S if options.quick else WARM_S
     for first, pipe in enumerate(pipes):
         mine = range(first, streams, len(pipes))
