@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 if __package__ is None or __package__ == "":
     sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs from anywhere, installed or not
 
-from benchmarks.engines import ANEW, CPU_ENGINES, TORCH, names
+from benchmarks.engines import ANEW, CPU_ENGINES, NOTHING, TORCH, names
 from benchmarks.gpu_facts import FACTS
 from benchmarks.machine import JsonMap, describe, gpu, one_thread
 from benchmarks.parts import Outcome, run_part, run_tests
@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add("--part", action="append", choices=tuple(SHARES_S), help="only this one (may be given several times)")
     add("--seconds", type=float, default=TOTAL_S, help=f"for all of it ({TOTAL_S:g})")
     add("--streams", type=int, default=STREAMS, help=f"the compiled engine's largest batch ({STREAMS})")
+    add("--precision", default="fp32", help="of the compiled engine (fp32; fp16 or bf16)")
     add("--cpu", action="store_true", help="the same parts without a GPU, with small sizes")
     add("--bundle", type=Path, metavar="DIR", help="the trained model (the bundled one)")
     return made
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
-    report: JsonMap = {"benchmark": "gpu_check", "machine": {**describe(), "gpu": card}, "parts": {}}
+    report: JsonMap = {"benchmark": "gpu_check", "machine": {**describe(), "gpu": card}}
+    report["options"] = {name: getattr(options, name) for name in ("seconds", "streams", "precision", "cpu")}
     outcomes = run_all(options)
     report["parts"] = {name: outcome.figures() for name, outcome in outcomes.items()}
     table = short(outcomes)
@@ -92,6 +94,7 @@ def _run(name: str, limit_s: float, folder: Path, options: argparse.Namespace) -
         if options.cpu or "inductor" not in ENGINES:
             return Outcome("left out", 0.0, "it needs a GPU, and an engine that torch compiles")
         command = ["-m", "engine.build", "--engine", "inductor", "--max-streams", str(options.streams)]
+        command += ["--precision", options.precision]
     else:
         command = [str(HERE / f"{name}.py"), *_flags(name, limit_s, options), "--offline"]
     return run_part(name, [sys.executable, *command, *bundle], limit_s, folder)
@@ -107,15 +110,16 @@ def _flags(name: str, limit_s: float, options: argparse.Namespace) -> list[str]:
         flags += ["--processes", "1", "--budget", f"{max(limit_s / len(engines) / 2, 1):.0f}"]
         flags += [] if options.cpu else ["--seconds", f"{TRIAL_S:g}", "--most", str(2 * options.streams)]
     if name == "roofline" and not options.cpu:
-        flags += [word for engine in (*on_gpus()[:-1], TORCH) for word in ("--engine", engine)]
+        flags += [word for engine in (*on_gpus(), TORCH) if engine != ANEW for word in ("--engine", engine)]
     if name == "peers":
         flags += ["--network", "B0"] if options.cpu else ["--engine", "torch"]
     return flags
 
 
 def on_gpus() -> list[str]:
-    """What to measure on a GPU: the engines that compute there, ONNX Runtime beside them, torch anew last."""
-    return [name for name in names() if name not in (*CPU_ENGINES, TORCH, ANEW)] + ["onnx", ANEW]
+    """What to measure on a GPU: the engines that compute there, and what they are compared with."""
+    others = (*CPU_ENGINES, TORCH, ANEW, NOTHING)
+    return [*(name for name in names() if name not in others), "onnx", ANEW, NOTHING]
 
 
 def short(outcomes: dict[str, Outcome]) -> Sheet:

@@ -5,7 +5,7 @@ It knows nothing of how they came about. Data leaves it as rows: what, figure, t
 
 from collections.abc import Callable, Iterator
 
-from benchmarks.engines import ANEW
+from benchmarks.engines import ANEW, CPU_ENGINES, NOTHING
 from benchmarks.machine import JsonMap
 from benchmarks.sheet import number
 
@@ -47,19 +47,19 @@ def of_throughput(report: JsonMap) -> Iterator[Row]:
             yield name, "left out", ""
         for key in (key for key in case if key.startswith("processes_")):
             run, anew = case[key], engines.get(ANEW, {}).get(key, {})
-            target = str(WANTED_STREAMS) if name not in (ANEW, "onnx", "openvino") else ""
+            target = str(WANTED_STREAMS) if name not in (ANEW, NOTHING, *CPU_ENGINES) else ""
             yield f"{name}: streams sustained", str(run["most_streams"]), target
             one = (run["one_stream"] or {}).get("latency_ms", {}).get("p50")
             if one is not None:
                 yield f"{name}: one stream, p50", f"{one:.2f} ms", f"{WANTED_MS} ms" if target else ""
-            if name != ANEW and anew.get("most_streams"):
+            if name not in (ANEW, NOTHING) and anew.get("most_streams"):
                 ratio = run["most_streams"] / anew["most_streams"]
                 yield (
                     f"{name}: times the streams of {ANEW}",
                     f"{ratio:.1f}",
                     f"{WANTED_RATIO:g}" if target else "",
                 )
-            elif name != ANEW and anew.get("stream_second_ms") and run["stream_second_ms"]:
+            elif name not in (ANEW, NOTHING) and anew.get("stream_second_ms") and run["stream_second_ms"]:
                 ratio = anew["stream_second_ms"]["busy"] / run["stream_second_ms"]["busy"]
                 yield f"{name}: cost of {ANEW} by its own, a stream", f"{ratio:.1f}", ""
         if "broke" in case:

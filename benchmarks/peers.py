@@ -19,7 +19,7 @@ if __package__ is None or __package__ == "":
 
 from benchmarks.cost import measure_window
 from benchmarks.eager import AbsentEngineError
-from benchmarks.engines import ANEW, names, open_engine
+from benchmarks.engines import ANEW, NOTHING, names, open_engine
 from benchmarks.machine import JsonMap, gpu, head, one_thread
 from benchmarks.runners import ENGINES, Runner, open_runner, operations
 from benchmarks.sheet import Sheet, machine_lines, number
@@ -129,7 +129,7 @@ def _ours(bundle: Bundle, options: argparse.Namespace) -> JsonMap:
     """A score of ours, everything that the recogniser does for it, on every engine there is, in ms."""
     recording = recorded(bundle, None, options.face_model)
     found: JsonMap = {}
-    for name in (name for name in names() if name != ANEW):
+    for name in (name for name in names() if name not in (ANEW, NOTHING)):
         try:
             opened = open_engine(name, bundle)
         except AbsentEngineError as absent:

@@ -183,6 +183,9 @@ def _stages_sheet(report: JsonMap) -> Sheet:
         for batch, spent in case["second_ms"].items():
             shares: list[str] = []
             for stage, parts in PARTS.items():
+                if not spent[stage]:
+                    shares += ["", ""]
+                    continue
                 works = [Work(**report["work"][batch][part]) for part in parts]
                 least = limit_ms(reduce(Work.plus, works), name, report["ceilings"], case["host"])
                 reached = "" if least is None else f"{least / spent[stage]:.0%}"

@@ -20,7 +20,7 @@ if __package__ is None or __package__ == "":
     sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs from anywhere, installed or not
 
 from benchmarks.arrivals import NS
-from benchmarks.engines import ANEW, names
+from benchmarks.engines import ANEW, NOTHING, names
 from benchmarks.load import Trial, serve
 from benchmarks.machine import JsonMap, cores, gpu, head, one_thread
 from benchmarks.search import Search
@@ -255,16 +255,17 @@ def sheet(engines: JsonMap) -> Sheet:
                 *(number(latencies[0].get(share)) for share in ("p50", "p95", "p99")),
                 *(number(latencies[1].get(share)) for share in ("p50", "p95")),
                 *(number(cost and cost[which]) for which in ("busy", "cpu")),
-                number(anew["busy"] / cost["busy"], 1) if anew and cost else "",
+                number(anew["busy"] / cost["busy"], 1) if anew and cost and name != NOTHING else "",
                 number(case["memory_a_stream_kib"], 0),
                 number(case["memory_mib"], 0),
             )
         if "broke" in case:
             table.notes.append(f"{name} broke off: {case['broke']}")
-    table.notes.append(
-        "In: flow, frame encoder, log-mel, windows, window model. Out: capture, finding faces."
-    )
-    table.notes.append(f"{ANEW}: eager torch, every window computed anew; a stream-s is a stream's second.")
+    table.notes += [
+        "A stream-s: a second of one more stream, in ms that a thread is awake, and of them computing.",
+        "In: flow, frame encoder, log-mel, windows, window model. Out: capture, finding faces.",
+        f"{ANEW}: eager torch, each window computed anew; {NOTHING}: what is left to do with any engine.",
+    ]
     return table
 
 

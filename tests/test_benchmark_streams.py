@@ -12,7 +12,7 @@ import pytest
 from benchmarks import throughput
 from benchmarks.arrivals import NS, Rhythm, arrivals, phase_ns
 from benchmarks.eager import AnewBackend, TorchBackend
-from benchmarks.engines import ANEW, names, open_engine
+from benchmarks.engines import ANEW, NOTHING, names, open_engine
 from benchmarks.load import Cameras, Trial, memory_kib
 from benchmarks.search import Search
 from benchmarks.signals import Recording, recorded
@@ -154,7 +154,7 @@ def test_computing_a_window_anew_gives_the_same_scores(tmp_path: Path, recording
 
 
 def test_every_engine_of_the_package_is_offered() -> None:
-    assert set(names()) == ({*ENGINES} - {"auto"}) | {"torch", ANEW}
+    assert set(names()) == ({*ENGINES} - {"auto"}) | {"torch", ANEW, NOTHING}
 
 
 def test_without_a_finder_the_demos_face_is_cut_where_it_was_drawn(
