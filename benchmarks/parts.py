@@ -22,6 +22,7 @@ from benchmarks.machine import JsonMap
 ROOT = Path(__file__).parents[1]
 MARK = "pytest.mark." + "gpu"
 LAST_LINES = 12
+GRACE_S = 4.0
 
 
 @dataclass(slots=True)
@@ -43,7 +44,10 @@ class Outcome:
 
 
 def run_part(name: str, command: Sequence[str], limit_s: float, folder: Path) -> Outcome:
-    """Run a program; its last line is its report, where that is JSON. What it started dies with it."""
+    """Run a program; its last line is its report, where that is JSON. What it started dies with it.
+
+    Out of time it is interrupted, and ended for good a little later: pytest then says how far it came.
+    """
     begun = time.monotonic()
     streams = [folder / f"{name}.{kind}" for kind in ("out", "err")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -52,9 +56,12 @@ def run_part(name: str, command: Sequence[str], limit_s: float, folder: Path) ->
             list(command), stdout=out, stderr=err, cwd=ROOT, env=environment, start_new_session=True
         )
         try:
-            status: int | None = process.wait(max(limit_s, 1.0))
+            status: int | None = process.wait(max(limit_s - GRACE_S, 1.0))
         except subprocess.TimeoutExpired:
             status = None
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
