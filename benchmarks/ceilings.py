@@ -119,13 +119,13 @@ def _on_the_gpu(seconds: float) -> JsonMap:
     import torch
 
     found: JsonMap = {}
-    before = torch.backends.cuda.matmul.allow_tf32
-    for name, dtype, tf32 in (
-        ("fp32", torch.float32, False),
-        ("tf32", torch.float32, True),
-        ("bf16", torch.bfloat16, False),
+    before = torch.get_float32_matmul_precision()
+    for name, dtype, precision in (
+        ("fp32", torch.float32, "highest"),
+        ("tf32", torch.float32, "high"),
+        ("bf16", torch.bfloat16, "highest"),
     ):
-        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.set_float32_matmul_precision(precision)
         left = torch.rand(GPU_SIDE, GPU_SIDE, device="cuda", dtype=dtype)
 
         def product(left: Any = left) -> None:
@@ -133,7 +133,7 @@ def _on_the_gpu(seconds: float) -> JsonMap:
             torch.cuda.synchronize()
 
         found[name] = _product(product, GPU_SIDE, seconds)
-    torch.backends.cuda.matmul.allow_tf32 = before
+    torch.set_float32_matmul_precision(before)
     source = torch.ones(GPU_COPY_BYTES // 4, device="cuda")
     target = torch.empty_like(source)
 
