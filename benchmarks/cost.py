@@ -7,7 +7,6 @@ and by the clock (`wall`).
 """
 
 import contextlib
-import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
-from benchmarks.machine import JsonMap, quantiles
+from benchmarks.eager import AbsentEngineError, TorchBackend, load_network
+from benchmarks.machine import JsonMap, quantiles, resident_mib
 from benchmarks.signals import Recording, record
-from engine.backends.base import Answers, Arrays, HostBackend, as_answers
-from engine.bundle import MANIFEST, Bundle, load_bundle
+from engine.backends.base import HostBackend
+from engine.bundle import Bundle, load_bundle
 from engine.probabilities import softmax
 from engine.signals.finder import FaceFinder
 from engine.signals.sound import LogMel
@@ -35,10 +34,6 @@ RATE_HZ = 5
 OTHER_WINDOWS_S = (2.0, 8.0)
 WARM = 3
 ENGINES = ("onnx", "openvino", "torch")
-
-
-class AbsentEngineError(Exception):
-    """An engine is not installed, or cannot run this bundle; the text says so."""
 
 
 class Times:
@@ -78,13 +73,12 @@ def measure_engine(
     """
     bundle = load_bundle(folder)
     recording = record(bundle, finder)
-    process = psutil.Process()
-    before = process.memory_info().rss
+    before = resident_mib()
     begun = time.perf_counter()
     backend = open_backend(name, bundle)
     _play(Stream(Recognition(bundle, backend)), recording, WARM, Times())
     load_s = time.perf_counter() - begun
-    memory = (process.memory_info().rss - before) / 2**20
+    memory = resident_mib() - before
     parts = _parts(backend, bundle, recording, 5 * scores)
     windows = {f"{bundle.window.seconds:g}": measure_window(backend, bundle, recording, scores)}
     for seconds in OTHER_WINDOWS_S if name == "torch" or export_to is not None else ():
@@ -116,66 +110,9 @@ def open_backend(name: str, bundle: Bundle) -> HostBackend:
             from engine.backends.openvino import OpenVinoBackend
 
             return OpenVinoBackend(bundle)
-        import safetensors  # noqa: F401
-        import torch  # noqa: F401
     except ImportError as error:
         raise AbsentEngineError(f"{error.name} is not installed, so {name} is left out.") from error
     return TorchBackend(bundle)
-
-
-class TorchBackend(HostBackend):
-    """The PyTorch network, eager, on one thread, behind the protocol of the engines.
-
-    Weights come from the bundle's `model.safetensors` (matrices at half precision), shapes from the manifest.
-    """
-
-    name = "torch"
-
-    def __init__(self, bundle: Bundle) -> None:
-        super().__init__(bundle)
-        import torch
-
-        torch.set_num_threads(1)
-        self._torch = torch
-        self._network = load_network(bundle)
-
-    def encode(self, crop: Float32, flow: Float32) -> tuple[Float32, Float32]:
-        """See `HostBackend`."""
-        torch = self._torch
-        with torch.inference_mode():
-            v, o, _ = self._network.frame_encoder(torch.from_numpy(crop), torch.from_numpy(flow))
-        return v.numpy(), o.numpy()
-
-    def answers(self, inputs: Arrays) -> Answers:
-        """See `HostBackend`."""
-        torch = self._torch
-        with torch.inference_mode():
-            given = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()}
-            logits, _, _, *attributes = self._network.window_model(**given)
-        return as_answers([logits.numpy(), *(each.numpy() for each in attributes)])
-
-
-def load_network(bundle: Bundle) -> Any:
-    """The PyTorch network of a bundle, for windows of the bundle's length.
-
-    Raises AbsentEngineError where the bundle was exported from another version of the network, or without
-    its weights.
-    """
-    from safetensors.torch import load_file
-
-    from trainer.model.de3 import DE3
-
-    manifest = json.loads((bundle.path / MANIFEST).read_text())
-    lengths = {"ticks": bundle.window.ticks, "mel_bins": bundle.window.bins}
-    try:
-        config = manifest["network"]
-        network = DE3({**config, "window_model": {**config["window_model"], **lengths}})
-        network.load_state_dict(load_file(bundle.path / "model.safetensors"))
-    except (KeyError, TypeError, FileNotFoundError, RuntimeError) as error:
-        raise AbsentEngineError(
-            f"{bundle.path} does not hold the weights of the trainer's present network: torch is left out."
-        ) from error
-    return network.eval()
 
 
 def with_window(bundle: Bundle, seconds: float, export_to: Path | None) -> Bundle:
@@ -192,7 +129,9 @@ def with_window(bundle: Bundle, seconds: float, export_to: Path | None) -> Bundl
 def _export(bundle: Bundle, file: Path) -> None:
     import torch
 
-    inputs = {name: torch.from_numpy(np.repeat(each, 2, axis=0)) for name, each in _inputs(bundle).items()}
+    inputs = {
+        name: torch.from_numpy(np.repeat(each, 2, axis=0)) for name, each in window_inputs(bundle).items()
+    }
     with warnings.catch_warnings(), contextlib.redirect_stdout(None):
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -271,7 +210,7 @@ def _parts(backend: HostBackend, bundle: Bundle, recording: Recording, count: in
     crops = [face.crop[None, None].astype(np.float32) for face in faces]
     rng = np.random.default_rng(0)
     flow = 20 * rng.standard_normal((1, 2, bundle.flow.size, bundle.flow.size)).astype(np.float32)
-    inputs = _inputs(bundle)
+    inputs = window_inputs(bundle)
     for number in range(count + WARM):
         encoder.call(partial(backend.encode, crops[number % len(crops)], flow))
     for _ in range(count // 3 + WARM):
@@ -279,7 +218,7 @@ def _parts(backend: HostBackend, bundle: Bundle, recording: Recording, count: in
     return {"frame_encoder": encoder.figures(), "window_model": window_model.figures()}
 
 
-def _inputs(bundle: Bundle) -> dict[str, np.ndarray[Any, Any]]:
+def window_inputs(bundle: Bundle) -> dict[str, np.ndarray[Any, Any]]:
     """One window for the window model, in the order of its arguments."""
     rng = np.random.default_rng(0)
     spec, tokens = bundle.window, bundle.tokens

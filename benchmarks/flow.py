@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 if __package__ is None or __package__ == "":
     sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs from anywhere, installed or not
@@ -20,17 +20,16 @@ if __package__ is None or __package__ == "":
 import cv2
 import numpy as np
 
+from benchmarks.machine import head, one_thread
 from benchmarks.pairs import faces_of, warped
+from benchmarks.sheet import Sheet
 from engine.bundle import load_bundle
 from engine.cuda.flow import CudaFlow, absent
 from engine.errors import De3Error
-from engine.signals.finder import FaceFinder, load_finder
+from engine.signals.finder import load_finder
 from engine.signals.flow import SECOND_NS, Flow, FlowParams
 from engine.types import Float32, UInt8
 from tests.engine import dis_reference
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 JsonMap = dict[str, Any]
 Pair = tuple[UInt8, UInt8]
@@ -58,27 +57,21 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; returns the exit status: 2 where there is nothing to run."""
     options = parser().parse_args(arguments)
-    from rich.console import Console
-
-    from benchmarks.machine import head, one_thread
-
     one_thread()
     try:
-        report = head("flow", options, ("faces", "quick"))
+        report = head("flow", options, ("faces", "quick"), needs_finder=options.media is not None)
         params = load_bundle(options.bundle).flow
-        finder, _ = load_finder(face_model=options.face_model, offline=True)
     except De3Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     report["gpu"] = gpu_name() or {"left_out": absent()}
-    report["error"] = list(errors(params, sets(options, finder)))
+    report["error"] = list(errors(params, sets(options)))
     report["time"] = list(times(params, options.quick))
-    console = Console(width=None if sys.stdout.isatty() else 120)
     machine = report["machine"]
-    console.print(f"{machine['cpu']}, {machine['cores']} cores; load average {machine['load_average'][0]}")
-    console.print(f"GPU: {gpu_name() or absent()}")
+    print(f"{machine['cpu']}, {machine['cores']} cores; load average {machine['load_average'][0]}")
+    print(f"GPU: {gpu_name() or absent()}")
     for table in (error_table(report["error"]), time_table(report["time"])):
-        console.print(table)
+        print(f"\n{table.text()}")
     if options.json is not None:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
@@ -95,11 +88,12 @@ def gpu_name() -> str | None:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
-def sets(options: argparse.Namespace, finder: FaceFinder) -> Iterator[tuple[str, list[Pair], list[Float32]]]:
+def sets(options: argparse.Namespace) -> Iterator[tuple[str, list[Pair], list[Float32]]]:
     """Name, pairs, and the true flow where it is known."""
     made = [warped(seed, 112) for seed in range(4 if options.quick else WARPS)]
     yield "warps", [(previous, crop) for previous, crop, _ in made], [truth for _, _, truth in made]
     if options.media is not None:
+        finder, _ = load_finder(face_model=options.face_model, offline=True)
         for clip in sorted(path for path in options.media.glob("*") if path.is_file()):
             faces = faces_of(clip, finder, options.faces)
             if faces:
@@ -211,34 +205,34 @@ def _milliseconds(run: Callable[[int], object], repeats: int) -> JsonMap:
     return {name: round(value, 4) for name, value in {**quantiles, "max": max(took)}.items()}
 
 
-def error_table(rows: Sequence[JsonMap]) -> "Table":
+def error_table(rows: Sequence[JsonMap]) -> Sheet:
     """The errors for a person, in crop pixels."""
-    from rich.table import Table
-
-    table = Table("pairs of", "n", "moves", "ours", "mean", "p99", "max", "from the truth", "OpenCV's")
-    table.title = "Difference from OpenCV's flow, px in the gap (reach: mean 0.05, p99 0.5)"
+    table = Sheet(
+        "Difference from OpenCV's flow, px in the gap (reach: mean 0.05, p99 0.5)",
+        ("pairs of", "n", "moves", "ours", "mean", "p99", "max", "from the truth", "OpenCV's"),
+    )
     for row in rows:
         for who in (who for who in ("reference", "gpu") if who in row):
             figures = [f"{row[who][name]:.5f}" for name in ("mean_px", "p99_px", "max_px")]
             truth = row.get("from_truth_px", {})
             known = [f"{truth[name]:.4f}" for name in (who, "opencv") if truth]
-            table.add_row(row["set"], str(row["pairs"]), f"{row['moves_px']:.2f}", who, *figures, *known)
+            table.add(row["set"], str(row["pairs"]), f"{row['moves_px']:.2f}", who, *figures, *known)
     return table
 
 
-def time_table(rows: Sequence[JsonMap]) -> "Table":
+def time_table(rows: Sequence[JsonMap]) -> Sheet:
     """The times for a person, in milliseconds."""
-    from rich.table import Table
-
-    table = Table("size", "pairs", "OpenCV, one thread", "GPU, launched", "GPU, graph", "times OpenCV")
-    table.title = "Milliseconds a batch, p50"
+    table = Sheet(
+        "Milliseconds a batch, p50",
+        ("size", "pairs", "OpenCV, one thread", "GPU, launched", "GPU, graph", "times OpenCV"),
+    )
     for row in rows:
         gpu = {how: each["p50"] for how, each in row.get("gpu_ms", {}).items()}
         figures = [f"{gpu[how]:.3f}" if how in gpu else "" for how in ("launched", "graph")]
         ratio = f"{row['opencv_ms'] / min(gpu.values()):.0f}" if gpu else ""
-        table.add_row(str(row["size"]), str(row["pairs"]), f"{row['opencv_ms']:.2f}", *figures, ratio)
+        table.add(str(row["size"]), str(row["pairs"]), f"{row['opencv_ms']:.2f}", *figures, ratio)
     if not any("gpu_ms" in row for row in rows):
-        table.caption = f"No GPU figures: {absent()}."
+        table.notes.append(f"No GPU figures: {absent()}.")
     return table
 
 

@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from engine.bundle import load_bundle
+from engine.errors import FinderError
 from engine.signals.finder import load_finder
 
 JsonMap = dict[str, Any]
 
-PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "openvino", "torch", "av", "pyzmq")
+PACKAGES = (
+    "numpy", "opencv-python-headless", "onnxruntime", "openvino", "torch", "triton", "numba", "numba-cuda",
+    "tensorrt", "av", "pyzmq",
+)  # fmt: skip
+MIB = 2**20
 
 
 def one_thread() -> None:
@@ -35,14 +39,48 @@ def describe() -> JsonMap:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": _cpu_name(),
-        "cores": len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else None,
+        "cores": cores(),
         "cores_of_machine": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "memory_gib": _memory_gib(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name)) is not None},
         "commit": _commit(),
-        "load_average": [round(load, 2) for load in psutil.getloadavg()],
+        "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else [],
+    }
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resident_mib() -> float:
+    """This process's memory, as the system counts it."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # not Linux
+        import psutil
+
+        return float(psutil.Process().memory_info().rss / MIB)
+    return pages * os.sysconf("SC_PAGE_SIZE") / MIB
+
+
+def gpu() -> JsonMap | None:
+    """The first NVIDIA GPU that torch can use; None where there is none. Loads torch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    if not torch.cuda.is_available():
+        return None
+    found = torch.cuda.get_device_properties(0)
+    return {
+        "name": found.name,
+        "memory_gib": round(found.total_memory / 2**30, 1),
+        "multiprocessors": found.multi_processor_count,
+        "compute_capability": f"{found.major}.{found.minor}",
+        "cuda": torch.version.cuda,
     }
 
 
@@ -60,10 +98,18 @@ def quantiles(values: Sequence[float]) -> JsonMap:
 
 def busy_seconds() -> float:
     """CPU seconds that the whole machine has spent on anything, since it was started."""
+    import psutil  # not on every machine
+
     times = psutil.cpu_times()
     idle = times.idle + getattr(times, "iowait", 0.0)
     doubled = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # counted under user and nice
     return float(sum(times) - idle - doubled)
+
+
+def _memory_gib() -> float | None:
+    if not hasattr(os, "sysconf"):
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
 
 
 def _cpu_name() -> str:
@@ -97,14 +143,22 @@ def _commit() -> str | None:
     return done.stdout.strip()
 
 
-def head(benchmark: str, options: argparse.Namespace, named: Sequence[str]) -> JsonMap:
+def head(
+    benchmark: str, options: argparse.Namespace, named: Sequence[str], *, needs_finder: bool = True
+) -> JsonMap:
     """What is measured, on what, with which of the options.
 
+    needs_finder: False where crops of the demo will do, that are cut out without finding (see `signals`).
     Raises De3Error where the bundle or the face model cannot be used.
     """
     machine = describe()  # before anything makes it busy
     bundle = load_bundle(options.bundle)
-    _, faces = load_finder(face_model=options.face_model, offline=options.offline)
+    try:
+        _, faces = load_finder(face_model=options.face_model, offline=options.offline)
+    except FinderError:
+        if needs_finder or options.face_model is not None:
+            raise
+        faces = "Faces: none can be found here; the demo's are cut out where they were drawn."
     return {
         "benchmark": benchmark,
         "machine": machine,

@@ -1,0 +1,88 @@
+"""Every engine that the package offers, opened by name or left out with a reason, and three beside them.
+
+Eager torch with tokens kept, eager torch that computes each window anew, and one that computes nothing. It
+knows nothing of measuring. Data leaves it as open back ends.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.eager import AbsentEngineError, AnewBackend, TorchBackend
+from engine.backends import ENGINES, Backend, choose
+from engine.backends.base import Answers
+from engine.bundle import Bundle
+from engine.errors import BackendError
+from engine.types import Face
+from engine.window import Window
+
+TORCH, ANEW, NOTHING = "torch", "anew", "nothing"
+CPU_ENGINES = ("onnx", "openvino")
+EAGER = {TORCH: TorchBackend, ANEW: AnewBackend}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """A back end and a word about it. on_gpu: it computes there, or may."""
+
+    backend: Backend
+    note: str
+    on_gpu: bool
+
+
+class NothingBackend:
+    """Takes everything and answers zeros at once: what is left is what the host does for any engine."""
+
+    name = NOTHING
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._heads, self._sizes = len(bundle.heads), (len(bundle.labels), len(bundle.attributes))
+
+    def observe(self, slots: Sequence[int], ticks: Sequence[int], faces: Sequence[Face]) -> None:
+        """See `Backend`."""
+
+    def score(self, slots: Sequence[int], windows: Sequence[Window]) -> Answers:
+        """See `Backend`."""
+        return Answers(*(np.zeros((len(slots), self._heads, size), np.float32) for size in self._sizes))
+
+    def reset(self, slot: int, *, keep_baseline: bool = False) -> None:
+        """See `Backend`."""
+
+
+def names() -> tuple[str, ...]:
+    """All that can be asked for, the package's engines first."""
+    return (*(name for name in ENGINES if name != "auto"), TORCH, ANEW, NOTHING)
+
+
+def open_engine(name: str, bundle: Bundle) -> Opened:
+    """An engine by name, the eager ones on the GPU where there is one.
+
+    Raises AbsentEngineError where it cannot be had here, in one sentence.
+    """
+    if name == NOTHING:
+        return Opened(NothingBackend(bundle), "it computes nothing", False)
+    if name in EAGER:
+        device = "cuda" if gpu_there() else "cpu"
+        backend = EAGER[name](bundle, device)
+        return Opened(backend, f"eager torch on {device}, {backend.flow}", device != "cpu")
+    try:
+        choice = choose(bundle, name)
+    except BackendError as error:
+        raise AbsentEngineError(str(error)) from error
+    return Opened(choice.backend, choice.reason, name not in CPU_ENGINES)
+
+
+def largest(backend: Backend) -> int | None:
+    """Most streams that a back end serves, where it has such a bound."""
+    found = getattr(backend, "largest_batch", None)
+    return None if found is None else int(found)
+
+
+def gpu_there() -> bool:
+    """True where torch can use an NVIDIA GPU."""
+    try:
+        import torch
+    except ImportError:
+        return False
+    return bool(torch.cuda.is_available())

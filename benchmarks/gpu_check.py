@@ -1,0 +1,151 @@
+"""`python benchmarks/gpu_check.py --out DIR`: everything that has to be measured on a GPU, in eight minutes.
+
+For a bare machine with torch, numba-cuda and pytest: compiles the engine that needs it, runs the tests marked
+`gpu`, and the other benchmarks. A part that fails or runs out of time is reported and stops nothing. A short
+table comes last; `gpu_check.json` and `gpu_check.md` in DIR hold everything. `--cpu` runs the same parts
+small, without a GPU, to try the script. See README.md in this folder.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+if __package__ is None or __package__ == "":
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs from anywhere, installed or not
+
+from benchmarks.engines import ANEW, CPU_ENGINES, NOTHING, TORCH, names
+from benchmarks.gpu_facts import FACTS
+from benchmarks.machine import JsonMap, describe, gpu, one_thread
+from benchmarks.parts import Outcome, run_part, run_tests
+from benchmarks.sheet import Sheet, machine_lines
+
+TOTAL_S = 460.0
+SHARES_S = {"build": 80, "tests": 70, "throughput": 150, "roofline": 70, "flow": 40, "peers": 50}
+"""What each part may take, in the order they run; what one leaves over goes to those after it."""
+STREAMS = 1024
+TRIAL_S, SPARE_S = 3.0, 10.0
+HERE = Path(__file__).parent
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python benchmarks/gpu_check.py", description=__doc__.split("\n\n")[0]
+    )
+    add = made.add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="where gpu_check.json and gpu_check.md go")
+    add("--part", action="append", choices=tuple(SHARES_S), help="only this one (may be given several times)")
+    add("--seconds", type=float, default=TOTAL_S, help=f"for all of it ({TOTAL_S:g})")
+    add("--streams", type=int, default=STREAMS, help=f"the compiled engine's largest batch ({STREAMS})")
+    add("--precision", default="fp32", help="of the compiled engine (fp32; fp16 or bf16)")
+    add("--cpu", action="store_true", help="the same parts without a GPU, with small sizes")
+    add("--bundle", type=Path, metavar="DIR", help="the trained model (the bundled one)")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; returns the exit status: 1 where a part failed, 2 where there is no GPU."""
+    options = parser().parse_args(arguments)
+    one_thread()
+    card = gpu()
+    if card is None and not options.cpu:
+        print(
+            "error: torch finds no NVIDIA GPU here; --cpu runs the same parts without one.", file=sys.stderr
+        )
+        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    report: JsonMap = {"benchmark": "gpu_check", "machine": {**describe(), "gpu": card}}
+    report["options"] = {name: getattr(options, name) for name in ("seconds", "streams", "precision", "cpu")}
+    outcomes = run_all(options)
+    report["parts"] = {name: outcome.figures() for name, outcome in outcomes.items()}
+    table = short(outcomes)
+    (options.out / "gpu_check.json").write_text(json.dumps(report, indent=1) + "\n")
+    (options.out / "gpu_check.md").write_text(page(report, table, outcomes))
+    print("\n".join([*machine_lines(report), "", table.text()]))
+    return int(any(outcome.state not in ("ok", "left out") for outcome in outcomes.values()))
+
+
+def run_all(options: argparse.Namespace) -> dict[str, Outcome]:
+    """The parts in their order, each with its share of the time that is left."""
+    wanted = [name for name in SHARES_S if name in (options.part or SHARES_S)]
+    ends = time.monotonic() + options.seconds
+    outcomes: dict[str, Outcome] = {}
+    with TemporaryDirectory(prefix="de3-bench-") as folder:
+        for place, name in enumerate(wanted):
+            share = SHARES_S[name] / sum(SHARES_S[each] for each in wanted[place:])
+            limit_s = share * (ends - time.monotonic())
+            print(f"{name}: up to {limit_s:.0f} s", file=sys.stderr)
+            outcomes[name] = _run(name, limit_s, Path(folder), options)
+            print(f"{name}: {outcomes[name].state}, {outcomes[name].seconds:.0f} s", file=sys.stderr)
+    return outcomes
+
+
+def _run(name: str, limit_s: float, folder: Path, options: argparse.Namespace) -> Outcome:
+    bundle = [] if options.bundle is None else ["--bundle", str(options.bundle.resolve())]
+    if name == "tests":
+        return run_tests(limit_s, folder, needs_gpu=not options.cpu)
+    if name == "build":
+        from engine.build import ENGINES
+
+        if options.cpu or "inductor" not in ENGINES:
+            return Outcome("left out", 0.0, "it needs a GPU, and an engine that torch compiles")
+        command = ["-m", "engine.build", "--engine", "inductor", "--max-streams", str(options.streams)]
+        command += ["--precision", options.precision]
+    else:
+        command = [str(HERE / f"{name}.py"), *_flags(name, limit_s, options), "--offline"]
+    return run_part(name, [sys.executable, *command, *bundle], limit_s, folder)
+
+
+def _flags(name: str, limit_s: float, options: argparse.Namespace) -> list[str]:
+    """A benchmark's own."""
+    flags = ["--quick"] if options.cpu else []
+    if name == "throughput":
+        engines = ["onnx", ANEW] if options.cpu else on_gpus()
+        flags += [word for engine in engines for word in ("--engine", engine)]
+        flags += ["--processes", "1", "--budget", f"{max(limit_s - SPARE_S, 1):.0f}"]
+        flags += [] if options.cpu else ["--seconds", f"{TRIAL_S:g}", "--most", str(2 * options.streams)]
+    if name == "roofline" and not options.cpu:
+        engines = [engine for engine in on_gpus() if engine not in ("onnx", ANEW)]
+        flags += [word for engine in (*engines, TORCH) for word in ("--engine", engine)]
+    if name == "peers":
+        flags += ["--network", "B0"] if options.cpu else ["--engine", "torch"]
+    return flags
+
+
+def on_gpus() -> list[str]:
+    """What to measure on a GPU: the engines that compute there, and what they are compared with."""
+    others = (*CPU_ENGINES, TORCH, ANEW, NOTHING)
+    return [*(name for name in names() if name not in others), "onnx", ANEW, NOTHING]
+
+
+def short(outcomes: dict[str, Outcome]) -> Sheet:
+    """What matters of all parts, beside what was to be reached."""
+    table = Sheet("GPU check", ("part", "state", "seconds", "what", "figure", "to reach"))
+    for name, outcome in outcomes.items():
+        rows: list[tuple[str, ...]] = [(outcome.why,)] if outcome.why else []
+        rows += FACTS[name](outcome.report) if outcome.report else []
+        begin = (name, outcome.state, f"{outcome.seconds:.0f}")
+        for row in rows or [()]:
+            table.add(*begin, *row)
+            begin = ("", "", "")
+    return table
+
+
+def page(report: JsonMap, table: Sheet, outcomes: dict[str, Outcome]) -> str:
+    """The same for reading: the table, then what each part printed."""
+    machine = report["machine"]
+    lines = ["# GPU check", "", f"{machine['date']}, commit {machine['commit']}", ""]
+    lines += [f"- {line}" for line in machine_lines(report)]
+    lines += [f"- {name} {version}" for name, version in machine["packages"].items()]
+    lines += ["", table.markdown()]
+    for name, outcome in outcomes.items():
+        lines += ["", f"## {name}: {outcome.state}", "", "```", outcome.text, "```"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""The streams' benchmark: its schedule, its search and its loop. No figure is judged, only its making."""
+
+import json
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import throughput
+from benchmarks.arrivals import NS, Rhythm, arrivals, phase_ns
+from benchmarks.eager import AnewBackend, TorchBackend
+from benchmarks.engines import ANEW, NOTHING, names, open_engine
+from benchmarks.load import Cameras, Trial, memory_kib
+from benchmarks.search import Search
+from benchmarks.signals import Recording, recorded
+from benchmarks.throughput import stream_second_ms
+from engine.backends import ENGINES
+from engine.bundle import Bundle, load_bundle
+from engine.errors import FinderError
+from engine.streams import Recognition, Stream
+from engine.types import Block, Observation
+from engine.window import Timeline
+from tests.engine.small_bundle import write_bundle
+from tests.peers.program import YUNET, face_flags
+from tests.test_benchmarks import NETWORK
+
+RHYTHM = Rhythm()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path) -> Bundle:
+    return load_bundle(folder)
+
+
+@pytest.fixture(scope="module")
+def recording(bundle: Bundle) -> Recording:
+    return recorded(bundle, None, YUNET if YUNET.is_file() else None)
+
+
+@pytest.mark.parametrize("streams", [1, 3, 8])
+def test_every_stream_brings_its_rates_and_all_are_spread_evenly(streams: int) -> None:
+    coming = arrivals(streams, 3.0, RHYTHM)
+    assert coming == sorted(coming, key=lambda each: each.at_ns)
+    for stream in range(streams):
+        mine = [each for each in coming if each.stream == stream]
+        second = [each.kind for each in mine if NS <= each.at_ns < 2 * NS]
+        assert (second.count("crop"), second.count("block")) == (15, 50)
+        crops = [each.number for each in mine if each.kind == "crop"]
+        assert crops == list(range(len(crops)))
+    phases = [phase_ns(stream, streams, RHYTHM) for stream in range(streams)]
+    assert np.ptp(np.diff([*phases, NS // RHYTHM.score_hz])) <= 1
+
+
+def test_processes_share_the_streams() -> None:
+    whole = arrivals(5, 1.0, RHYTHM)
+    parts = [arrivals(5, 1.0, RHYTHM, range(first, 5, 2)) for first in (0, 1)]
+    assert sorted(parts[0] + parts[1]) == sorted(whole)
+
+
+def test_sound_is_there_before_the_crop_that_ends_its_window(bundle: Bundle) -> None:
+    """So a score waits for nothing but its last crop."""
+    timeline = Timeline(bundle)
+    ends = 0
+    for each in arrivals(1, 4.0, RHYTHM):
+        if each.kind == "block":
+            samples = np.zeros(16_000 // RHYTHM.blocks_hz, np.float32)
+            begin_ns = each.number * NS // RHYTHM.blocks_hz
+            timeline.push_block(Block(t_ns=begin_ns, seq=each.number, samples=samples))
+        elif (each.number + 1) % 3 == 0:
+            assert timeline.audio_bound_ns >= (each.number + 1) * NS // RHYTHM.tick_hz
+            ends += 1
+    assert ends == 19
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 7, 40, 613, 5000])
+def test_the_search_finds_the_most_that_holds(limit: int) -> None:
+    search, tried = Search(most=1000), []
+    while (count := search.next()) is not None:
+        tried.append(count)
+        search.told(count, count <= limit, count / max(2 * limit, 1))
+    reached = min(limit, 1000)
+    assert reached - max(1, reached // 16) < search.held <= reached
+    assert len(tried) < 16
+    assert len(set(tried)) == len(tried)
+
+
+def test_a_trial_is_sustained_by_what_came_through_in_time() -> None:
+    def trial(**changes: Any) -> Trial:
+        return Trial(**{"streams": 4, "wanted": 100, "crops": 300, "latency_ms": [20.0] * 100, **changes})
+
+    assert trial().sustained
+    assert trial(latency_ms=[20.0] * 95 + [80.0] * 5).sustained
+    assert not trial(latency_ms=[20.0] * 94 + [80.0] * 6).sustained
+    assert not trial(latency_ms=[20.0] * 98).sustained
+    assert not trial(thinned=4).sustained
+    assert not trial(wanted=0, latency_ms=[]).sustained
+    whole = trial(processes=0)
+    whole.add(trial(latency_ms=[60.0] * 100))
+    assert not whole.sustained
+    assert whole.figures()["wanted_scores"] == 200
+
+
+def test_what_one_more_stream_costs() -> None:
+    few = Trial(streams=1, wanted=10, latency_ms=[1.0] * 10, wall_s=2.0, busy_s=0.4, cpu_s=0.2)
+    many = Trial(streams=5, wanted=50, latency_ms=[1.0] * 50, wall_s=2.0, busy_s=1.2, cpu_s=1.0)
+    assert stream_second_ms([many, few]) == {"busy": 100.0, "cpu": 100.0}
+    assert stream_second_ms([few]) == {"busy": 200.0, "cpu": 100.0}
+    # two scores of ten in two seconds, never asleep: five would take five seconds
+    slow = Trial(streams=1, wanted=10, latency_ms=[900.0] * 2, wall_s=2.0, busy_s=2.0, cpu_s=2.0)
+    assert stream_second_ms([slow]) == {"busy": 5000.0, "cpu": 5000.0}
+    assert stream_second_ms([Trial(streams=1, wanted=10)]) is None
+
+
+def test_cameras_are_served_as_they_come(bundle: Bundle, recording: Recording) -> None:
+    recognition = Recognition(bundle, open_engine("onnx", bundle).backend)
+    recognition.warm_up()
+    cameras = Cameras(recognition, recording, 3, [0, 2], time.monotonic_ns())
+    trial = cameras.run(0.4, 0.6)
+    cameras.close()
+    assert trial.wanted == 2 * 0.6 * RHYTHM.score_hz
+    assert trial.crops == 2 * 0.6 * RHYTHM.tick_hz
+    assert 0 < len(trial.latency_ms) <= trial.wanted
+    assert min(trial.latency_ms) > 0
+    assert 0 < trial.busy_s <= trial.wall_s
+    assert recognition.take_slot() == 0, "the slots were handed back"
+    assert memory_kib(recognition, recording) >= 0
+
+
+def test_computing_a_window_anew_gives_the_same_scores(tmp_path: Path, recording: Recording) -> None:
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors.torch")
+    from trainer.model.de3 import DE3
+
+    torch.manual_seed(3)
+    safetensors.save_file(DE3(NETWORK).state_dict(), tmp_path / "model.safetensors")
+    bundle = load_bundle(write_bundle(tmp_path, network=NETWORK))
+    found = []
+    for backend in (TorchBackend(bundle), AnewBackend(bundle)):
+        stream = Stream(Recognition(bundle, backend))
+        for tick in range(bundle.window.ticks):
+            face = recording.faces[tick % len(recording.faces)]
+            t_ns = (2 * tick + 1) * NS // 30
+            stream.add_observation(Observation(t_ns=t_ns, seq=tick, face=face))
+        found.append(stream.scores(4 * NS).scores)
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
+def test_every_engine_of_the_package_is_offered() -> None:
+    assert set(names()) == ({*ENGINES} - {"auto"}) | {"torch", ANEW, NOTHING}
+
+
+def test_without_a_finder_the_demos_face_is_cut_where_it_was_drawn(
+    bundle: Bundle, recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_here(**_: Any) -> None:
+        raise FinderError("none here")
+
+    monkeypatch.setattr("benchmarks.signals.load_finder", none_here)
+    drawn = recorded(bundle, None, None)
+    assert len(drawn.faces) == len(drawn.observations) - 1
+    assert {face.gap_ns for face in drawn.faces[1:]} <= {66_666_666, 66_666_667}
+    like = np.corrcoef(drawn.faces[9].crop.ravel(), recording.faces[9].crop.ravel())[0, 1]
+    assert like > 0.6
+    with pytest.raises(FinderError):
+        recorded(bundle, None, Path("no.onnx"))
+
+
+def test_the_last_line_is_json_and_what_is_absent_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--quick", "--streams", "1", "--processes", "1", "--seconds", "0.4", "--bundle", str(folder)]
+    arguments += ["--engine", "onnx", "--engine", "tensorrt", "--json", str(tmp_path / "figures.json")]
+    assert throughput.main([*arguments, *face_flags()]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    report: dict[str, Any] = json.loads(lines[-1])
+    assert report == json.loads((tmp_path / "figures.json").read_text())
+    case = report["engines"]["onnx"]
+    (trial,) = case["processes_1"]["trials"]
+    assert trial["streams"] == 1
+    assert trial["wanted_scores"] == 0.4 * RHYTHM.score_hz
+    assert case["memory_mib"] > 0
+    assert any("15 crops and 5 scores" in line for line in lines)
+    assert "TensorRT" in report["engines"]["tensorrt"]["left_out"]
+
+
+def test_the_rhythm_is_the_runs_own() -> None:
+    assert Fraction(RHYTHM.tick_hz, RHYTHM.score_hz) == 3
