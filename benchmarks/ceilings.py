@@ -79,10 +79,10 @@ def _torch(side: int) -> Callable[[], Any]:
 
 
 def _onnx(side: int) -> Callable[[], Any]:
-    from engine.backends.onnx import _session
+    from engine.backends.onnx import open_session
 
     with TemporaryDirectory(prefix="de3-bench-") as folder:
-        session = _session(_product_graph(Path(folder) / "product.onnx", side))
+        session = open_session(_product_graph(Path(folder) / "product.onnx", side))
     left = np.random.default_rng(0).random((side, side), dtype=np.float32)
     return lambda: session.run(None, {"left": left})
 

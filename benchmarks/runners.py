@@ -83,12 +83,12 @@ def _in_torch(network: Any) -> Runner:
 
 def _on_onnx(network: Any, shape: tuple[int, ...], file: Path) -> Runner:
     try:
-        from engine.backends.onnx import _session
+        from engine.backends.onnx import open_session
 
         export(network.cpu(), shape, file)
     except ImportError as error:
         raise AbsentEngineError(f"{error.name} is not installed, so nothing is exported.") from error
-    session = _session(file)
+    session = open_session(file)
     return Runner("cpu", lambda given: lambda: session.run(None, {"given": given}))
 
 

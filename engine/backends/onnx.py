@@ -28,8 +28,8 @@ class OnnxBackend(HostBackend):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle)
-        self._encoder = _session(bundle.frame_encoder, self.providers)
-        self._window_model = _session(bundle.window_model, self.providers)
+        self._encoder = open_session(bundle.frame_encoder, self.providers)
+        self._window_model = open_session(bundle.window_model, self.providers)
 
     def encode(self, crop: Float32, flow: Float32) -> tuple[Float32, Float32]:
         """See `HostBackend`."""
@@ -98,7 +98,8 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _session(file: Path, providers: Sequence[Provider]) -> Any:
+def open_session(file: Path, providers: Sequence[Provider] = (CPU,)) -> Any:
+    """A session of one thread. Raises BackendError where ONNX Runtime is missing or refuses the graph."""
     onnxruntime = _onnxruntime()
     raised = onnxruntime.capi.onnxruntime_pybind11_state
     options = onnxruntime.SessionOptions()
