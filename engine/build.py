@@ -20,7 +20,7 @@ from engine.backends.tensorrt_parts import Library
 from engine.bundle import Bundle, load_bundle
 from engine.errors import BackendError, De3Error
 from engine.plans.parity import check_parity
-from engine.plans.store import Plan, PlanKey, plan_folder, read_plan, write_plan
+from engine.plans.store import Plan, PlanKey, plan_folder, read_plan, refuse_waveforms, write_plan
 from engine.plans.verify import Check, verify
 
 ENGINES = ("tensorrt",)
@@ -57,10 +57,11 @@ class Progress:
 
 
 class Builder:
-    """TensorRT plans of one bundle on the first card. Raises BackendError where there is none, or no
-    TensorRT."""
+    """TensorRT plans of one bundle on the first card. Raises BackendError where there is none, no TensorRT,
+    or the bundle takes waveforms."""
 
     def __init__(self, bundle: Bundle, folder: Path | None = None) -> None:
+        refuse_waveforms(bundle)
         self._bundle, self._folder = bundle, folder or plan_folder()
         self._library, self._device = Library(), Device()
         self.machine = machine(self._library, self._device)

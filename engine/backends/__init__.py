@@ -56,7 +56,7 @@ def choose(bundle: Bundle, engine: str = "auto") -> Choice:
     if engine != "auto":
         return Choice(_open(engine, bundle), f"{engine}: asked for")
     passed_over = ""
-    if _installed("tensorrt"):
+    if _installed("tensorrt") and bundle.sound == "mel":
         if has_plans(bundle, plan_folder()):
             try:
                 return _planned(bundle, "a plan for this machine is there")
@@ -142,7 +142,7 @@ def _measure(backends: dict[str, HostBackend], bundle: Bundle) -> dict[str, floa
         "video_mask": np.ones((1, window.ticks), dtype=np.bool_),
         "face_baseline": bundle.baseline.face_mean[None],
         "face_weight": np.zeros(1, dtype=np.float32),
-        "mel": noise(1, window.bins, bundle.mel.bands),
+        bundle.sound: noise(1, *bundle.sound_shape),
         "audio_mask": np.ones((1, window.bins), dtype=np.bool_),
         "voice_baseline": bundle.baseline.voice_mean[None],
         "voice_weight": np.zeros(1, dtype=np.float32),

@@ -134,6 +134,14 @@ def read_plan(file: Path) -> Plan:
     return Plan(key=key, parts=parts, figures=header["figures"])
 
 
+def refuse_waveforms(bundle: Bundle) -> None:
+    """Raises BackendError for a bundle that takes waveforms: plans are made and checked for log-mel."""
+    if bundle.sound == "waveform":
+        raise BackendError(
+            f"TensorRT plans take log-mel, and {bundle.path} takes the waveform: run it with --engine onnx."
+        )
+
+
 def has_plans(bundle: Bundle, folder: Path) -> bool:
     """Whether there is any plan of this bundle, for whatever machine."""
     return any(folder.glob(f"{bundle.digest}-*{SUFFIX}"))

@@ -27,6 +27,7 @@ from trainer.model.conformer import (
     masked_mean,
     tick_times,
 )
+from trainer.model.extractors import SoundExtractor
 
 MEL_PER_STEP = 4
 PARTS = ("flow", "pairwise_fusion", "ife", "own_mean")
@@ -77,7 +78,7 @@ class SoundInput(nn.Module):
     """
 
     def __init__(
-        self, bands: int, width: int, channels: tuple[int, int, int], dropout: float, own_mean: bool = True
+        self, bands: int, width: int, channels: Sequence[int], dropout: float, own_mean: bool = True
     ) -> None:
         super().__init__()
         first, second, third = channels
@@ -119,6 +120,40 @@ class SoundInput(nn.Module):
         if self.own_mean:
             x_BSD = x_BSD + self.trust(weight_B[:, None])[:, None]
         return self.dropout(x_BSD), mask
+
+
+class ExtractedSound(nn.Module):
+    """Features of a frozen extractor beside their distance from the window's mean, at 25 Hz.
+
+    The slow baseline is of the log-mel, which the features cannot be held against: what it says of this voice
+    and microphone, free of gain, is added to every step as it is.
+    own_mean: False for the features alone.
+    """
+
+    def __init__(
+        self, extractor: SoundExtractor, bands: int, width: int, dropout: float, own_mean: bool = True
+    ) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.own_mean = own_mean
+        self.feature = nn.Linear(extractor.width, width)
+        if own_mean:
+            self.from_window = nn.Linear(extractor.width, width, bias=False)
+            self.colour = nn.Linear(bands, width, bias=False)
+            self.trust = nn.Linear(1, width, bias=False)
+        self.dropout = ChannelDropout(dropout)
+
+    def forward(
+        self, waveform_BN: Tensor, mask_BM: Tensor, baseline_BF: Tensor, weight_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns (B, S, D) and its mask (B, S)."""
+        x_BSW, mask_BS = self.extractor(waveform_BN, mask_BM)
+        x_BSD = self.feature(x_BSW)
+        if self.own_mean:
+            colour_BF = (baseline_BF - baseline_BF.mean(1, keepdim=True)) / 3 * weight_B[:, None]
+            voice_BD = self.colour(colour_BF) + self.trust(weight_B[:, None])
+            x_BSD = x_BSD + self.from_window(x_BSW - masked_mean(x_BSW, mask_BS)[:, None]) + voice_BD[:, None]
+        return self.dropout(masked(x_BSD, mask_BS)), mask_BS
 
 
 class PairwiseFusion(nn.Module):
@@ -187,6 +222,7 @@ class WindowModel(nn.Module):
     view_dropout: share of windows that lose the token, its distance from the window's mean, or from the
         baseline, so that none of the three is relied on alone; without it, `dropout`.
     trained_heads: those that learn; the fused output is the product of what these say (see `_weights`).
+    extractor: of the waveform, in place of the log-mel's convolutions; then there are no `sound_channels`.
     attributes: how many continuous attributes every head gives beside its labels; with none the graph has no
         such output.
     """
@@ -202,8 +238,8 @@ class WindowModel(nn.Module):
         kernel: int,
         blocks: int,
         sound_blocks: int,
-        sound_channels: tuple[int, int, int],
         dropout: float,
+        sound_channels: Sequence[int] = (),
         ticks: int = 60,
         tick_s: float = 1 / 15,
         mel_bins: int = 400,
@@ -213,6 +249,7 @@ class WindowModel(nn.Module):
         without: Sequence[str] = (),
         trained_heads: Sequence[str] = HEADS,
         attributes: int = 0,
+        extractor: SoundExtractor | None = None,
     ) -> None:
         super().__init__()
         if unknown := sorted({*without} - {*PARTS} | {*trained_heads} - {*HEADS}):
@@ -224,7 +261,11 @@ class WindowModel(nn.Module):
         steps_S = tick_times(mel_bins // MEL_PER_STEP, mel_s * MEL_PER_STEP)
         self.appearance_width = appearance
         self.appearance_in = VideoInput(appearance, width, view_dropout, own_mean)
-        self.sound_in = SoundInput(bands, width, tuple(sound_channels), dropout, own_mean)
+        self.sound_in: nn.Module = (
+            SoundInput(bands, width, sound_channels, dropout, own_mean)
+            if extractor is None
+            else ExtractedSound(extractor, bands, width, dropout, own_mean)
+        )
         common = {"width": width, "heads": heads, "kernel": kernel, "dropout": dropout}
         self.appearance_encoder = Conformer(blocks=blocks, times=ticks_T, **common)
         self.sound_encoder = Conformer(blocks=sound_blocks, times=steps_S, **common)
@@ -250,12 +291,14 @@ class WindowModel(nn.Module):
         video_mask: Tensor,
         face_baseline: Tensor,
         face_weight: Tensor,
-        mel: Tensor,
+        sound: Tensor,
         audio_mask: Tensor,
         voice_baseline: Tensor,
         voice_weight: Tensor,
     ) -> tuple[Tensor, ...]:
         """Returns logits (B, 3, L) of video, audio, fused, and the IFE weights (B, T, S), (B, S, T).
+
+        sound: log-mel (B, M, F), or with an extractor the waveform (B, 160 M), 16 kHz.
 
         With attributes a fourth: (B, 3, C), -1..1, in the same order of heads.
         """
@@ -267,7 +310,7 @@ class WindowModel(nn.Module):
             m = self.motion_encoder(self.motion_in(o, video_mask, face_o, face_weight), video_mask)
             fused = "pairwise_fusion" not in self.without
             video = self.pairwise_fusion(video, m, video_mask) if fused else (video + m) / 2
-        heard, sound_mask = self.sound_in(mel, audio_mask, voice_baseline, voice_weight)
+        heard, sound_mask = self.sound_in(sound, audio_mask, voice_baseline, voice_weight)
         sound = self.sound_encoder(heard, sound_mask)
         if "ife" in self.without:
             video_up, sound_up = video, sound
