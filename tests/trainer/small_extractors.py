@@ -50,6 +50,7 @@ def paper_config(data: Path, extractors: Path) -> dict[str, Any]:
     sizes = {"appearance": FRAME_WIDTH}
     config: dict[str, Any] = windows_config(data) | {
         "name": "tiny_paper",
+        "bfloat16": True,
         "frame_encoder": without(FRAME_ENCODER, "appearance_channels") | sizes,
         "window_model": without(WINDOW_MODEL, "sound_channels") | sizes,
         "frame_extractor": {"weights": str(frames), "size": 48},

@@ -132,6 +132,7 @@ def test_weights_that_were_trained_in_front_of_another_are_refused(folder: Path,
 def test_what_cannot_be_had_is_said_in_one_sentence(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it tries for half a minute
     with pytest.raises(ValueError, match=r"layers is 12; .*sound has 3\.$"):
         load_sound_extractor({"weights": str(folder / "sound"), "layers": 12})
     with pytest.raises(
@@ -148,6 +149,8 @@ def test_what_cannot_be_had_is_said_in_one_sentence(
         load_sound_extractor(
             {"weights": str(write_sound_extractor(tmp_path / "fast", conv_stride=(5, 2, 2, 2, 2, 2, 1)))}
         )
+    with pytest.raises(ValueError, match=r"^There is no folder /no/where, and it is no name on the hub\.$"):
+        load_frame_extractor({"weights": "/no/where"})
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ValueError, match=r'needs transformers: pip install -e "\.\[paper\]"\.'):
         load_sound_extractor({"weights": str(folder / "sound")})

@@ -16,14 +16,12 @@ pytest.importorskip("transformers", reason="the extra `paper` is not installed")
 from engine import Recognizer
 from engine.backends.onnx import OnnxBackend
 from engine.bundle import Bundle, load_bundle
-from engine.errors import BackendError
-from engine.plans.store import refuse_waveforms
-from engine.types import Block
-from engine.window import Timeline
 from realtime.sources.demo import Performance
+from trainer.data.sound import as_int16, store_voices
+from trainer.data.takes import Take
 from trainer.export import export, load_network
 from trainer.model.de3 import DE3
-from trainer.prepare_voices import WAVEFORM
+from trainer.prepare_voices import WAVEFORM, open_mels, prepare
 from trainer.train import train
 from trainer.window_batches import BINS, HOP
 
@@ -127,8 +125,6 @@ def test_the_exported_graphs_are_the_network(bundle: Bundle) -> None:
         assert np.array_equal(backend.answers(spoilt).logits, logits)
         moved = given | {"waveform": given["waveform"][:, ::-1].copy()}
         assert np.abs(backend.answers(moved).logits - logits).max() > 1e-4
-    with pytest.raises(BackendError, match=r"TensorRT plans take log-mel, .*: run it with --engine onnx\."):
-        refuse_waveforms(bundle)
 
 
 def test_openvino_says_the_same(bundle: Bundle) -> None:
@@ -143,32 +139,10 @@ def test_openvino_says_the_same(bundle: Bundle) -> None:
     np.testing.assert_allclose(*answers, atol=1e-3)
 
 
-def test_a_window_holds_the_sound_that_was_pushed(bundle: Bundle) -> None:
-    """Sample by sample, in its bins, whatever the blocks; what is not there is masked and zero."""
-    sound = np.random.default_rng(0).standard_normal(RATE_HZ * 5).astype(np.float32) / 10
-    windows = []
-    for size in (160, 1000):
-        timeline = Timeline(bundle, has_video=False)
-        for start in range(0, len(sound), size):
-            t_ns = start * 1_000_000_000 // RATE_HZ
-            timeline.push_block(Block(t_ns=t_ns, seq=0, samples=sound[start : start + size]))
-        windows.append(timeline.window(2_000_000_000)[1])
-        windows.append(timeline.window(4_800_000_000)[1])
-    early, late, *others = windows
-    assert np.array_equal(late.waveform, others[1].waveform)
-    assert early.audio_mask.sum() == 199  # the first frame's centre is in the second bin
-    assert np.repeat(early.audio_mask, HOP)[early.waveform != 0].all()
-    assert late.audio_mask.all()
-    places = [int(np.flatnonzero(sound == value)[0]) for value in late.waveform[[0, 20_000, -1]]]
-    assert np.diff(places).tolist() == [20_000, BINS * HOP - 1 - 20_000]
-    assert abs(places[0] - 0.8 * RATE_HZ) <= HOP / 2  # within half a bin of where it belongs
-
-
-@pytest.mark.parametrize("engine", ["onnx"])
-def test_it_runs_live(bundle: Bundle, engine: str) -> None:
+def test_it_runs_live(bundle: Bundle) -> None:
     performance = Performance()
     tone = 0.1 * np.sin(np.arange(RATE_HZ // 15) / 5).astype(np.float32)
-    with Recognizer(bundle.path, engine=engine, offline=True) as recognizer:
+    with Recognizer(bundle.path, engine="onnx", offline=True) as recognizer:
         for n in range(30):
             t_ns = n * 1_000_000_000 // 15
             recognizer.add_frame(t_ns, np.ascontiguousarray(performance.picture(2 * n)[::2, ::2]))
@@ -199,3 +173,40 @@ def test_training_goes_on_from_its_bundle_and_another_extractor_is_refused(
     other = write_sound_extractor(data / "other", seed=8)
     with pytest.raises(ValueError, match="trained in front of another extractor"):
         train(again | {"sound_extractor": {"weights": str(other), "layers": 2}}, tmp_path / "other")
+
+
+def test_expression_learns_from_stills_in_front_of_it(config: dict[str, Any], tmp_path: Path) -> None:
+    """The frame extractor stays; only what stands behind it learns, and a windows stage starts from it."""
+    drawn = np.random.default_rng(2)
+    for name in ("train.npz", "dev.npz"):
+        crops = drawn.integers(0, 256, (14, 112, 112), dtype=np.uint8)
+        np.savez(tmp_path / name, crops=crops, votes=np.eye(7, dtype=np.float32)[np.arange(14) % 7])
+    stills = config | {
+        "stage": "stills", "cache": str(tmp_path), "train": ["train.npz"], "dev": "dev.npz", "batch": 7,
+    }  # fmt: skip
+    train(stills, tmp_path / "stills")
+    weights = tmp_path / "stills" / "best.safetensors"
+    assert {name for name in load_file(weights) if not name.startswith("motion.")} == {
+        "appearance.weights_digest", "expression.weight", "expression.bias",
+    }  # fmt: skip
+    assert train(config | {"frame_encoder_weights": str(weights)}, tmp_path / "windows")["select"] >= 0
+
+
+def test_voices_are_kept_with_their_sound_where_a_training_needs_it(tmp_path: Path) -> None:
+    """Frame by frame the samples are the sound again, beside the log-mel of the very same bins."""
+    rng = np.random.default_rng(1)
+    waves = [(0.1 * rng.standard_normal(n)).astype(np.float32) for n in (8_000, 9_600)]
+    takes = [
+        Take(file=Path(f"{name}.wav"), corpus="own", speaker="ann", split="train", label="happy")
+        for name in ("one", "two")
+    ]
+    voices = store_voices(takes, [len(wave) for wave in waves], map(as_int16, waves), tmp_path)
+    prepare(tmp_path, voices, sessions=1, jobs=1, waveform=True)
+    mels = open_mels(tmp_path, waveform=True)
+    for index, wave in enumerate(waves):
+        samples = mels.samples(0, index)
+        assert len(samples) == mels.bins[0, index] == 1 + (len(wave) - 400) // HOP
+        np.testing.assert_allclose(samples.ravel(), wave[120 : 120 + samples.size], atol=2e-4)
+    prepare(tmp_path, voices, sessions=1, jobs=1)
+    with pytest.raises(FileNotFoundError, match=r"run trainer\.prepare_voices with --waveform"):
+        open_mels(tmp_path, waveform=True)

@@ -181,6 +181,8 @@ def _transformers() -> Any:
 
 def _fetched(kind: Any, origin: str, **options: Any) -> Any:
     """A configuration or a network, every weight of it from `origin`."""
+    if not Path(origin).is_dir() and origin.count("/") > 1:
+        raise ValueError(f"There is no folder {origin}, and it is no name on the hub.")
     fetch: Callable[..., Any] = kind.from_pretrained
     is_network = issubclass(kind, nn.Module)
     try:
