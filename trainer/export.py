@@ -31,6 +31,9 @@ from trainer.report_card import pictures as shown
 from trainer.start import fill, read_config, read_weights, run_folder
 from trainer.window_batches import BINS, HOP, MEL_HZ, PRIOR_S, TAU_S, TICK_HZ, TICKS
 
+FACE_INPUTS = ("v", "o", "video_mask", "face_baseline", "face_weight")
+VOICE_INPUTS = ("audio_mask", "voice_baseline", "voice_weight")
+"""Of the window model, before and after the sound itself."""
 LICENCE = "CC-BY-NC-SA-4.0"
 FILES = ("frame_encoder.onnx", "window_model.onnx", "parity.npz", "model.safetensors", "CARD.md")
 NETWORK = ("frame_encoder", "window_model", "attributes", "frame_extractor", "sound_extractor")
@@ -64,11 +67,7 @@ def export(
     """Write the bundle and its pictures; the manifest comes last, so that half a folder never loads."""
     out.mkdir(parents=True, exist_ok=True)
     sound = "waveform" if takes_waveform(config) else "mel"
-    inputs = (
-        "v", "o", "video_mask", "face_baseline", "face_weight", sound, "audio_mask",
-        "voice_baseline", "voice_weight",
-    )  # fmt: skip
-    frames, windows = _samples(network, sound)
+    inputs, (frames, windows) = (*FACE_INPUTS, sound, *VOICE_INPUTS), _samples(network, sound)
     _to_onnx(
         network.frame_encoder, frames, out / "frame_encoder.onnx", ("crop", "flow"), ("v", "o", "expression")
     )

@@ -222,7 +222,8 @@ class WindowModel(nn.Module):
     view_dropout: share of windows that lose the token, its distance from the window's mean, or from the
         baseline, so that none of the three is relied on alone; without it, `dropout`.
     trained_heads: those that learn; the fused output is the product of what these say (see `_weights`).
-    extractor: of the waveform, in place of the log-mel's convolutions; then there are no `sound_channels`.
+    extractor: what `sound` goes through, the waveform (B, 160 M) at 16 kHz. Without one it is log-mel
+        (B, M, F), and goes through convolutions of `sound_channels`.
     attributes: how many continuous attributes every head gives beside its labels; with none the graph has no
         such output.
     """
@@ -297,8 +298,6 @@ class WindowModel(nn.Module):
         voice_weight: Tensor,
     ) -> tuple[Tensor, ...]:
         """Returns logits (B, 3, L) of video, audio, fused, and the IFE weights (B, T, S), (B, S, T).
-
-        sound: log-mel (B, M, F), or with an extractor the waveform (B, 160 M), 16 kHz.
 
         With attributes a fourth: (B, 3, C), -1..1, in the same order of heads.
         """
