@@ -24,7 +24,7 @@ from trainer.model.de3 import DE3, takes_waveform
 from trainer.prepared_sets import dev_sets, make_ready, shown_split
 from trainer.set_union import SetFolders
 from trainer.stage_windows import window_logits
-from trainer.start import read_config, read_weights, run_folder
+from trainer.start import add_config, read_config, read_weights, run_folder
 from trainer.window_batches import Shares, WindowSource
 
 STEPS, BATCH = 40, 32
@@ -64,14 +64,14 @@ def fit(network: DE3, dev: WindowSource) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m trainer.calibrate", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, required=True)
+    add_config(parser, "the configuration that trained the weights")
     parser.add_argument("--weights", type=Path, help="default: runs/NAME/best.safetensors")
     parser.add_argument("--test", type=Path, help="prepared test clips; default: those of the sets")
     parser.add_argument("--out", type=Path, help="default: calibrated.safetensors beside the weights")
     parser.add_argument("--temperatures", type=Path, help="weights of the first round, to take them from")
     arguments = parser.parse_args()
     try:
-        config = read_config(arguments.config)
+        config = read_config(arguments.config, arguments.settings)
         weights = arguments.weights or run_folder(config) / "best.safetensors"
         network = load_network(config, weights)
         make_ready(config)

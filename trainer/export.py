@@ -28,7 +28,7 @@ from trainer.labels import HEADS, LABELS
 from trainer.model.de3 import DE3, takes_waveform
 from trainer.prepare_voices import VOICE_FLOOR
 from trainer.report_card import pictures as shown
-from trainer.start import fill, read_config, read_weights, run_folder
+from trainer.start import add_config, fill, read_config, read_weights, run_folder
 from trainer.window_batches import BINS, HOP, MEL_HZ, PRIOR_S, TAU_S, TICK_HZ, TICKS
 
 FACE_INPUTS = ("v", "o", "video_mask", "face_baseline", "face_weight")
@@ -49,7 +49,8 @@ def load_network(config: dict[str, Any], weights: Path) -> DE3:
     network, state = DE3(config), read_weights(weights)
     if strange := sorted(state.keys() - network.state_dict().keys()):
         raise ValueError(f"{weights} does not fit: the configuration's network has no {strange[0]}.")
-    fill(network, state, weights, optional=())
+    fill(network, state, weights, optional=("window_model.still_expression.",))
+    network.take_expression()
     return network.eval()
 
 
@@ -187,16 +188,14 @@ def _forget_origins(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m trainer.export", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--config", type=Path, required=True, help="the configuration that trained the weights"
-    )
+    add_config(parser, "the configuration that trained the weights")
     parser.add_argument("--weights", type=Path, help="default: runs/NAME/calibrated.safetensors")
     parser.add_argument("--out", type=Path, help="folder of the bundle; default: runs/NAME/bundle")
     parser.add_argument("--card", type=Path, help="Markdown: on what, how well, what it cannot do, licence")
     parser.add_argument("--version", default="1")
     arguments = parser.parse_args()
     try:
-        config = read_config(arguments.config)
+        config = read_config(arguments.config, arguments.settings)
         weights = arguments.weights or calibrated(run_folder(config))
         network = load_network(config, weights)
     except (ValueError, FileNotFoundError) as error:

@@ -22,7 +22,7 @@ from trainer.data.takes import NO_LABEL, NO_TAKE
 from trainer.labels import LABELS
 from trainer.model.de3 import new_frame_encoder
 from trainer.model.frame_encoder import FrameEncoder
-from trainer.start import read_config, start_encoder
+from trainer.start import add_config, read_config, start_encoder
 
 AT_ONCE = 128
 
@@ -103,11 +103,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m trainer.prepare_windows", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--config", type=Path, required=True, help="of the windows stage")
+    add_config(parser, "of the windows stage")
     parser.add_argument("--clips", type=Path, required=True, help="a set written by trainer.clip_sets")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    config = read_config(arguments.config)
+    config = read_config(arguments.config, arguments.settings)
     if "sets" in config:
         parser.exit(2, "This configuration names sets: its training makes what they lack.\n")
     prepare(config, arguments.clips, arguments.out)

@@ -106,6 +106,7 @@ class WindowsStage:
         self.train.face_mean = self.train.clip_mean()
         self.dev.face_mean, self.dev.voice_mean = self.train.face_mean, self.train.voice_mean
         self.network.face_mean.copy_(torch.from_numpy(self.train.face_mean))
+        self.network.take_expression()
 
     def _dev_rows(self) -> dict[str, list[tuple[int, int | None, int | None]]]:
         """label, clip, take of what validates: moving faces, their faces alone, voices of unseen actors."""

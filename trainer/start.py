@@ -5,6 +5,7 @@ Weights may come from a checkpoint of any stage (`best.safetensors`, or the aver
 knows nothing of data and losses. Data leaves as the network that was given, filled.
 """
 
+import argparse
 import json
 import tomllib
 from collections.abc import Sequence
@@ -20,8 +21,17 @@ from trainer.model.frame_encoder import FrameEncoder
 SOUND_PARTS = ("sound_in", "sound_encoder", "pools.1", "heads.1", "attribute_heads.1")
 KEPT = ("lead", "smoothing_s")
 """What a bundle says beside its network that a configuration which starts from it goes on with."""
-OPTIONAL = ("window_model.attribute_heads.",)
-"""A network with continuous attributes may start from one without."""
+OPTIONAL = ("window_model.attribute_heads.", "window_model.still_expression.")
+"""A network with continuous attributes, or that asks the stills, may start from one without."""
+
+
+def add_config(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--config FILE` and `--set KEY=VALUE`, the same in every command, for `read_config`."""
+    parser.add_argument("--config", type=Path, required=True, help=what)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        help="as a line of the configuration, in place of its own: --set seed=2 --set window_model.width=64",
+    )  # fmt: skip
 
 
 def read_config(file: Path, settings: Sequence[str] = ()) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from trainer.prepared_sets import make_ready
 from trainer.ranks import Outputs, Ranks, open_ranks
-from trainer.start import read_config, run_folder
+from trainer.start import add_config, read_config, run_folder
 
 AVERAGE_DECAY = 0.998
 
@@ -286,12 +286,8 @@ def _line(figures: dict[str, float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m trainer.train", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, required=True, help="TOML, see trainer/configs")
+    add_config(parser, "TOML, see trainer/configs")
     parser.add_argument("--out", type=Path, help="folder of checkpoints and logs (default runs/NAME)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-        help="as a line of the configuration, in place of its own: --set seed=2 --set window_model.width=64",
-    )  # fmt: skip
     parser.add_argument("--epochs", type=int, help="instead of the configuration's")
     parser.add_argument("--device", help="cpu, cuda or auto, instead of the configuration's")
     arguments = parser.parse_args()

@@ -5,13 +5,16 @@ features or scores. PortAudio is loaded when a microphone is opened or listed, n
 """
 
 import contextlib
+import importlib
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,8 @@ from realtime.sources.sound import BLOCK_NS, RATE_HZ, BlockCutter
 log = logging.getLogger(__name__)
 
 _SILENT_S = 3.0
+_READY_S = 10.0
+_LOCKS = Path("/dev/shm")
 _CALLBACK_S = 0.02
 _BUFFER_S = 0.06
 _INBOX, _KEPT = 100, 10
@@ -212,20 +217,47 @@ def _plain(error: BaseException | None) -> str:
 
 
 def _portaudio() -> Any:
-    """The `sounddevice` module. Raises SourceError where the library under it is missing."""
+    """The `sounddevice` module.
+
+    Raises SourceError where the library under it is missing, or is not ready in time: it asks every sound
+    server of the machine, and one that was killed may have left a lock that is waited for without end.
+    """
+    outcome: Queue[Exception | None] = Queue()
+    with _hushed():
+        threading.Thread(target=_load_portaudio, args=(outcome,), daemon=True).start()
+        try:
+            error = outcome.get(timeout=_READY_S)
+        except Empty:
+            raise SourceError(_no_answer(_LOCKS)) from None
+    if error is None:
+        return importlib.import_module("sounddevice")
+    if type(error).__name__ == "PortAudioError":  # of the very module that failed to import
+        raise SourceError(f"The sound system of this machine cannot be used: {_plain(error)}.") from error
+    if not isinstance(error, OSError | ImportError):
+        raise error
+    raise SourceError(
+        "Microphones need the PortAudio library, which is missing here: on Debian and Ubuntu "
+        "`sudo apt install libportaudio2`; or go on with --mic none."
+    ) from error
+
+
+def _load_portaudio(outcome: "Queue[Exception | None]") -> None:
     try:
-        with _hushed():
-            import sounddevice
-    except Exception as error:
-        if type(error).__name__ == "PortAudioError":  # of the very module that failed to import
-            raise SourceError(f"The sound system of this machine cannot be used: {_plain(error)}.") from error
-        if not isinstance(error, OSError | ImportError):
-            raise
-        raise SourceError(
-            "Microphones need the PortAudio library, which is missing here: on Debian and Ubuntu "
-            "`sudo apt install libportaudio2`; or go on with --mic none."
-        ) from error
-    return sounddevice
+        importlib.import_module("sounddevice")
+    except Exception as error:  # told where it was asked for
+        outcome.put(error)
+    else:
+        outcome.put(None)
+
+
+def _no_answer(locks: Path) -> str:
+    """What to do about a sound system that does not come up. locks: where JACK keeps its own."""
+    said = f"The sound system of this machine was not ready within {_READY_S:.0f} s"
+    left = sorted(locks.glob("jack_db-*"))
+    if not left:
+        return f"{said}: restart its sound server, or go on with --mic none."
+    cause = f"a JACK program that was killed may have left its lock, so remove {left[0]}"
+    return f"{said}: {cause}, or go on with --mic none."
 
 
 @contextlib.contextmanager

@@ -129,6 +129,36 @@ def test_without_portaudio_it_says_what_to_install() -> None:
     assert "libportaudio2" in said
 
 
+STUCK = """
+import sys, threading
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from realtime.sources import microphone
+class Stuck(MetaPathFinder, Loader):
+    def find_spec(self, name, path, target=None):
+        return ModuleSpec(name, self) if name == "_sounddevice" else None
+    def exec_module(self, module):
+        threading.Event().wait()
+sys.meta_path.insert(0, Stuck())
+microphone._READY_S, microphone._LOCKS = 0.2, Path(sys.argv[-1])
+"""
+
+
+@pytest.mark.parametrize("lock", [None, "jack_db-7"])
+def test_a_sound_system_that_never_answers_is_given_up(lock: str | None, tmp_path: Path) -> None:
+    if lock is not None:
+        (tmp_path / lock).mkdir()
+    said, stderr = python(STUCK.replace("sys.argv[-1]", repr(str(tmp_path))) + ASK, env={}).communicate(
+        timeout=60
+    )
+    assert stderr == ""
+    assert len(said.splitlines()) == 1
+    assert "not ready within" in said
+    assert "--mic none" in said
+    assert (str(tmp_path / "jack_db-7") in said) == (lock is not None)
+
+
 def test_a_machine_without_any_microphone_says_so() -> None:
     if Path("/proc/asound/cards").exists() or missing():
         pytest.skip("this machine has a sound card, or no ALSA to ask")

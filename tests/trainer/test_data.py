@@ -134,6 +134,12 @@ def test_the_cache_gives_back_what_was_decoded_and_notices_other_takes(tmp_path:
     load_voices(takes, cache, lambda done, of: told.append((done, of)))
     assert not told
     assert len(load_voices(takes[:2], cache)) == len(open_cache(cache)) == 2
+    with np.load(cache / "voices.npz") as index:
+        kept = {key: index[key] for key in index if not key.startswith("attribute")}
+    np.savez(cache / "voices.npz", **kept)  # as the first version wrote it
+    with pytest.raises(ValueError, match="of an earlier version: prepare them anew"):
+        open_cache(cache)
+    assert load_voices(takes[:2], cache).attributes.shape == (2, 0)
 
 
 def test_clips_are_listed_beside_their_table(tmp_path: Path) -> None:

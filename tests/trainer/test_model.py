@@ -1,8 +1,14 @@
 """DE-III in PyTorch: masks, absent senses, time order, batches (design section 8)."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from tests.trainer.small_windows import FRAME_ENCODER, WINDOW_MODEL
+from trainer.export import load_network
+from trainer.model.de3 import DE3
 from trainer.model.window_model import WindowModel
 
 TICKS, BINS = 60, 400
@@ -76,9 +82,45 @@ def test_fused_is_the_product_of_what_each_sense_says_alone_and_of_attributes_th
     agreed = torch.softmax(2 * both[0][:, 2], 1)
     torch.testing.assert_close(agreed, product / product.sum(1, keepdim=True))
     torch.testing.assert_close(both[3][:, 2], (deaf[3][:, 0] + blind[3][:, 1]) / 2)
-    torch.testing.assert_close(torch.softmax(2 * blind[0][:, 2], 1), torch.softmax(blind[0][:, 1], 1))
-    torch.testing.assert_close(blind[3][:, 2], blind[3][:, 1])
+    for single, head in ((blind, 1), (deaf, 0)):
+        torch.testing.assert_close(torch.softmax(single[0][:, 2], 1), torch.softmax(single[0][:, head], 1))
+        torch.testing.assert_close(single[3][:, 2], single[3][:, head])
     assert not torch.allclose(both[0][:, 0], deaf[0][:, 0])  # the published head of the face hears too
+
+
+@torch.inference_mode()
+def test_what_stills_taught_counts_with_the_face_measured_from_its_rest(model: WindowModel) -> None:
+    asked = WindowModel(
+        labels=7, appearance=12, motion=6, width=16, heads=2, kernel=5, blocks=1, sound_blocks=1,
+        sound_channels=(4, 6, 8), dropout=0.1, still_expression=True,
+    ).eval()  # fmt: skip
+    asked.load_state_dict(asked.state_dict() | model.state_dict())
+    asked.still_expression.common.copy_(torch.linspace(-1, 1, 12))
+    answer, values = asked.still_expression.answer, inputs()
+    for b in range(3):
+        face = values["v"][b][values["video_mask"][b]].mean(0)
+        rest = values["face_weight"][b] * (values["face_baseline"][b, :12] - torch.linspace(-1, 1, 12))
+        said = torch.softmax(answer.weight @ (face - rest) + answer.bias, 0)
+        alone = torch.softmax(model(**without(values, "audio_mask"))[0][b, 0], 0)
+        product = torch.softmax(2 * model(**values)[0][b, 2], 0) / alone * torch.sqrt(alone * said)
+        agreed = torch.softmax(2 * asked(**values)[0][b, 2], 0)
+        torch.testing.assert_close(agreed, product / product.sum())
+    blind = without(values, "video_mask")
+    assert torch.equal(asked(**blind)[0], model(**blind)[0])
+    assert torch.equal(asked(**values)[0][:, :2], model(**values)[0][:, :2])
+
+
+def test_the_whole_network_takes_the_expression_from_its_frame_encoder(tmp_path: Path) -> None:
+    config = {"frame_encoder": FRAME_ENCODER, "window_model": WINDOW_MODEL}
+    plain = DE3(config)
+    plain.face_mean.copy_(torch.linspace(-1, 1, 18))
+    file = tmp_path / "weights.safetensors"
+    save_file(plain.state_dict(), file)
+    config["window_model"] = WINDOW_MODEL | {"still_expression": True}
+    still = load_network(config, file).window_model.still_expression
+    assert torch.equal(still.answer.weight, plain.frame_encoder.expression.weight)
+    assert torch.equal(still.common, plain.face_mean[: len(still.common)])
+    assert not still.answer.weight.requires_grad
 
 
 @torch.inference_mode()

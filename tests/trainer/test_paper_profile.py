@@ -101,7 +101,7 @@ def test_it_is_calibrated_with_its_sound(
     from trainer import calibrate
 
     monkeypatch.setattr(calibrate, "STEPS", 1)
-    monkeypatch.setattr(calibrate, "read_config", lambda file: config)
+    monkeypatch.setattr(calibrate, "read_config", lambda *_: config)
     out = tmp_path / "calibrated.safetensors"
     weights = ["--weights", str(run / "best.safetensors"), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["calibrate", "--config", "tiny.toml", *weights])

@@ -7,7 +7,7 @@ labels beyond carrying them, and nothing of augmentation.
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -63,8 +63,8 @@ class Voices:
     splits: NDArray[np.str_]
     corpora: NDArray[np.str_]
     names: NDArray[np.str_]
-    attribute_names: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, np.str_))
-    attributes: Float32 = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    attribute_names: NDArray[np.str_]
+    attributes: Float32
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -143,9 +143,14 @@ def attribute_table(rated: Sequence[Mapping[str, float]]) -> tuple[NDArray[np.st
 
 
 def open_cache(cache: Path) -> Voices:
-    """Opens what `write_cache` wrote; the samples stay on disk. Raises FileNotFoundError if it is missing."""
+    """Opens what `write_cache` wrote; the samples stay on disk.
+
+    Raises FileNotFoundError if it is missing, ValueError if an earlier version wrote it.
+    """
     samples = np.load(cache / "voices.npy", mmap_mode="r")
     with np.load(cache / "voices.npz") as index:
+        if "attributes" not in index:
+            raise ValueError(f"The voices in {cache} are of an earlier version: prepare them anew.")
         return Voices(samples=samples, **{key: index[key] for key in index})
 
 
@@ -155,7 +160,7 @@ def load_voices(
     """The cache if it holds exactly these takes in this order, else a new one."""
     try:
         voices = open_cache(cache)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return write_cache(takes, cache, progress)
     kept = list(zip(voices.names, voices.speakers, voices.splits, strict=True))
     wanted = [(take.name, take.speaker, take.split) for take in takes]

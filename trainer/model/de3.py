@@ -53,3 +53,11 @@ class DE3(nn.Module):
         self.register_buffer("face_mean", torch.zeros(tokens))
         self.register_buffer("voice_mean", torch.zeros(config["window_model"].get("bands", 64)))
         self.register_buffer("temperatures", torch.ones(len(HEADS)))
+
+    @torch.no_grad()
+    def take_expression(self) -> None:
+        """Give the window model, where it asks for it, the expression that the frame encoder has learned."""
+        still = self.window_model.still_expression
+        if still is not None:
+            still.answer.load_state_dict(self.frame_encoder.expression.state_dict())
+            still.common.copy_(self.face_mean[: len(still.common)])

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from trainer.labels import HEADS
 from trainer.model.conformer import (
     MASKED,
-    ChannelDropout,
     Conformer,
     FeedForward,
     RotaryAttention,
@@ -28,8 +27,8 @@ from trainer.model.conformer import (
     tick_times,
 )
 from trainer.model.extractors import SoundExtractor
+from trainer.model.sound_input import MEL_PER_STEP, ExtractedSound, SoundInput
 
-MEL_PER_STEP = 4
 PARTS = ("flow", "pairwise_fusion", "ife", "own_mean")
 """What `without` may name: the parts whose worth `trainer.ablate` measures."""
 
@@ -69,91 +68,6 @@ class VideoInput(nn.Module):
         batch, parts, steps, width = parts_BPD.shape
         kept = self.dropout(parts_BPD.reshape(batch, parts, steps * width))  # drops a whole view at a time
         return kept.view(batch, parts, steps, width).sum(1)
-
-
-class SoundInput(nn.Module):
-    """Log-mel, free of the microphone's gain and beside its distance from the voice's baseline, to 25 Hz.
-
-    own_mean: False for the log-mel alone; the gain, one number a window, is taken out all the same.
-    """
-
-    def __init__(
-        self, bands: int, width: int, channels: Sequence[int], dropout: float, own_mean: bool = True
-    ) -> None:
-        super().__init__()
-        first, second, third = channels
-        self.own_mean = own_mean
-        self.first = nn.Conv2d(2 if own_mean else 1, first, 3, (2, 2), 1, bias=False)
-        self.second = nn.Conv2d(first, second, 3, (2, 2), 1, bias=False)
-        self.third = nn.Conv2d(second, third, 3, (1, 2), 1, bias=False)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)  # keeps loudness, unlike a layer norm
-        self.out = nn.Linear(third * (bands // 8), width)
-        if own_mean:
-            self.trust = nn.Linear(1, width, bias=False)
-        self.dropout = ChannelDropout(dropout)
-
-    def forward(
-        self, mel_BMF: Tensor, mask_BM: Tensor, baseline_BF: Tensor, weight_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Returns (B, S, D) and its mask (B, S)."""
-        mel = masked(mel_BMF, mask_BM)
-        energy_BM = torch.where(
-            mask_BM, mel.mean(2), torch.full((), MASKED, dtype=mel.dtype, device=mel.device)
-        )
-        level_B = torch.logsumexp(energy_BM, 1) - torch.log(mask_BM.sum(1).clamp(min=1).to(mel.dtype))
-        own = (mel - level_B[:, None, None]) / 3
-        views = [masked(own, mask_BM)]
-        if self.own_mean:
-            views.append(masked((mel - baseline_BF[:, None]) / 3 * weight_B[:, None, None], mask_BM))
-        x_BCMF = torch.stack(views, 1)
-        mask = mask_BM
-        for convolution, norm, stride in zip(
-            (self.first, self.second, self.third), self.norms, (2, 2, 1), strict=True
-        ):
-            if stride == 2:
-                mask = mask[:, ::2] | mask[:, 1::2]
-            x_BCMF = F.silu(norm(convolution(x_BCMF)))
-            x_BCMF = torch.where(
-                mask[:, None, :, None], x_BCMF, torch.zeros((), dtype=x_BCMF.dtype, device=x_BCMF.device)
-            )
-        x_BSD = self.out(x_BCMF.permute(0, 2, 1, 3).flatten(2))
-        if self.own_mean:
-            x_BSD = x_BSD + self.trust(weight_B[:, None])[:, None]
-        return self.dropout(x_BSD), mask
-
-
-class ExtractedSound(nn.Module):
-    """Features of a frozen extractor beside their distance from the window's mean, at 25 Hz.
-
-    The slow baseline is of the log-mel, which the features cannot be held against: what it says of this voice
-    and microphone, free of gain, is added to every step as it is.
-    own_mean: False for the features alone.
-    """
-
-    def __init__(
-        self, extractor: SoundExtractor, bands: int, width: int, dropout: float, own_mean: bool = True
-    ) -> None:
-        super().__init__()
-        self.extractor = extractor
-        self.own_mean = own_mean
-        self.feature = nn.Linear(extractor.width, width)
-        if own_mean:
-            self.from_window = nn.Linear(extractor.width, width, bias=False)
-            self.colour = nn.Linear(bands, width, bias=False)
-            self.trust = nn.Linear(1, width, bias=False)
-        self.dropout = ChannelDropout(dropout)
-
-    def forward(
-        self, waveform_BN: Tensor, mask_BM: Tensor, baseline_BF: Tensor, weight_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Returns (B, S, D) and its mask (B, S)."""
-        x_BSW, mask_BS = self.extractor(waveform_BN, mask_BM)
-        x_BSD = self.feature(x_BSW)
-        if self.own_mean:
-            colour_BF = (baseline_BF - baseline_BF.mean(1, keepdim=True)) / 3 * weight_B[:, None]
-            voice_BD = self.colour(colour_BF) + self.trust(weight_B[:, None])
-            x_BSD = x_BSD + self.from_window(x_BSW - masked_mean(x_BSW, mask_BS)[:, None]) + voice_BD[:, None]
-        return self.dropout(masked(x_BSD, mask_BS)), mask_BS
 
 
 class PairwiseFusion(nn.Module):
@@ -212,6 +126,30 @@ class Pooling(nn.Module):
         return torch.cat((weighted, masked_mean(x_BTD, mask_BT), deviation), -1)
 
 
+class StillExpression(nn.Module):
+    """What the stills' expression says of the window's mean face, measured from what this face is like.
+
+    Nothing here learns: `trainer.model.de3.DE3.take_expression` copies it from the frame encoder. common:
+    the mean token of training, from which a face of unknown rest is not moved.
+    """
+
+    common: Tensor
+
+    def __init__(self, token: int, labels: int, own_mean: bool = True) -> None:
+        super().__init__()
+        self.own_mean = own_mean
+        self.answer = nn.Linear(token, labels).requires_grad_(False)
+        self.register_buffer("common", torch.zeros(token))
+
+    def forward(self, v_BTV: Tensor, mask_BT: Tensor, baseline_BV: Tensor, weight_B: Tensor) -> Tensor:
+        """Logits (B, L)."""
+        mean_BV = masked_mean(v_BTV, mask_BT)
+        if self.own_mean:
+            mean_BV = mean_BV - weight_B[:, None] * (baseline_BV - self.common)
+        logits: Tensor = self.answer(mean_BV)
+        return logits
+
+
 class WindowModel(nn.Module):
     """`window_model` of the bundle; inputs and outputs carry the names of the graph.
 
@@ -224,6 +162,7 @@ class WindowModel(nn.Module):
     trained_heads: those that learn; the fused output is the product of what these say (see `_weights`).
     extractor: what `sound` goes through, the waveform (B, 160 M) at 16 kHz. Without one it is log-mel
         (B, M, F), and goes through convolutions of `sound_channels`.
+    still_expression: what stills taught the frame encoder has half of the face's say in the fused output.
     attributes: how many continuous attributes every head gives beside its labels; with none the graph has no
         such output.
     """
@@ -249,6 +188,7 @@ class WindowModel(nn.Module):
         view_dropout: float | None = None,
         without: Sequence[str] = (),
         trained_heads: Sequence[str] = HEADS,
+        still_expression: bool = False,
         attributes: int = 0,
         extractor: SoundExtractor | None = None,
     ) -> None:
@@ -284,6 +224,7 @@ class WindowModel(nn.Module):
         self.pools = nn.ModuleList(Pooling(width) for _ in range(3))
         self.heads = _heads(3 * width, 2 * dropout, labels)
         self.attribute_heads = _heads(3 * width, 2 * dropout, attributes) if attributes else None
+        self.still_expression = StillExpression(appearance, labels, own_mean) if still_expression else None
 
     def forward(
         self,
@@ -333,29 +274,39 @@ class WindowModel(nn.Module):
         if not self.training:
             alone = (self.pools[0](video, video_mask), self.pools[1](sound, sound_mask))
             weights = self._weights(video_mask, sound_mask, logits.dtype)
-            if len(self.trained_heads) == 1:  # nothing to agree on: that head answers
-                logits = logits[:, [0, 1, HEADS.index(*self.trained_heads)]]
-            else:
-                evidence = F.log_softmax(torch.cat((_answers(self.heads, alone), logits[:, 2:]), 1), 2)
-                product = (evidence * weights).sum(1, keepdim=True) / 2
-                logits = torch.cat((logits[:, :2], product), 1)
+            evidence = F.log_softmax(torch.cat((_answers(self.heads, alone), logits[:, 2:]), 1), 2)
+            if self.still_expression is not None:
+                still = F.log_softmax(self.still_expression(v, video_mask, face_v, face_weight), 1)
+                evidence = torch.cat(((evidence[:, :1] + still[:, None]) / 2, evidence[:, 1:]), 1)
+            logits = self._fused(logits, evidence, weights)
             if values is not None:
                 own = torch.tanh(_answers(self.attribute_heads, alone))
                 total = (torch.cat((own, values[:, 2:]), 1) * weights).sum(1, keepdim=True)
-                values = torch.cat((values[:, :2], total / weights.sum(1, keepdim=True).clamp(min=1)), 1)
+                values = torch.cat((values[:, :2], total / weights.sum(1, keepdim=True).clamp(min=0.5)), 1)
         outputs = (logits, attention_video, attention_audio)
         return outputs if values is None else (*outputs, values)
 
-    def _weights(self, video_mask: Tensor, sound_mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """(B, 3, 1): of what the face alone, the voice alone and both together say, what counts.
+    def _fused(self, logits_B3L: Tensor, evidence_B3L: Tensor, weights_B31: Tensor) -> Tensor:
+        """The logits with the product of the evidence (logarithms of probabilities) as fused answer."""
+        if len(self.trained_heads) == 1:  # nothing to agree on: that head answers
+            return logits_B3L[:, [0, 1, HEADS.index(*self.trained_heads)]]
+        return torch.cat((logits_B3L[:, :2], (evidence_B3L * weights_B31).sum(1, keepdim=True)), 1)
 
-        The fused answer is the product of these three (of two, where a sense is absent), so senses that know
-        nothing of each other add up. Each head learns for itself. On real faces this does better than the
-        joint head, which learned on made ones how far each sense leads the other, and no worse on made ones.
+    def _weights(self, video_mask: Tensor, sound_mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B, 3, 1): how much of what the face alone, the voice alone and both together say counts.
+
+        With both senses half of each, so that senses which know nothing of each other add up. Each head
+        learns for itself. On real faces this does better than the joint head, which learned on made ones how
+        far each sense leads the other, and no worse on made ones. With one sense its own answer is all.
         """
-        trained = torch.tensor([head in self.trained_heads for head in HEADS], device=video_mask.device)
-        there_B3 = F.pad(torch.stack((video_mask.any(1), sound_mask.any(1)), 1).to(dtype), (0, 1), value=1.0)
-        return (there_B3 * trained.to(dtype))[..., None]
+        trained = torch.tensor([head in self.trained_heads for head in HEADS], device=video_mask.device).to(
+            dtype
+        )
+        present_B2 = torch.stack((video_mask.any(1), sound_mask.any(1)), 1).to(dtype)
+        both_B1 = present_B2[:, :1] * present_B2[:, 1:]
+        own_B2 = present_B2 * trained[:2]
+        joint_B1 = trained[2] * (1 - (1 - both_B1) * own_B2.amax(1, keepdim=True))
+        return (torch.cat((own_B2, joint_B1), 1) / (1 + both_B1))[..., None]
 
 
 def _answers(heads: nn.ModuleList, pooled: Sequence[Tensor]) -> Tensor:
