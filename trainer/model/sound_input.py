@@ -1,4 +1,4 @@
-"""What the window model makes of a window's sound: log-mel, or the waveform through a frozen extractor, at 25 Hz.
+"""What the window model makes of sound, at 25 Hz: log-mel, or the waveform through a frozen extractor.
 
 It knows nothing of faces and heads. Data leaves as a sequence and its mask.
 
