@@ -20,7 +20,7 @@ from engine.bundle import Bundle, load_bundle
 from engine.errors import BackendError, De3Error
 from engine.plans.builders import TOOLCHAINS
 from engine.plans.parity import check_parity
-from engine.plans.store import Plan, PlanKey, plan_folder, read_plan, write_plan
+from engine.plans.store import Plan, PlanKey, plan_folder, read_plan, refuse_waveforms, write_plan
 from engine.plans.verify import Check, verify
 
 ENGINES = (*TOOLCHAINS, "onnx-cuda")
@@ -58,9 +58,10 @@ class Progress:
 
 class Builder:
     """Plans of one bundle for an engine of `TOOLCHAINS` on the first card. Raises BackendError where there is
-    none, or no such engine."""
+    none, no such engine, or the bundle takes waveforms."""
 
     def __init__(self, bundle: Bundle, folder: Path | None = None, engine: str = "tensorrt") -> None:
+        refuse_waveforms(bundle)
         self._bundle, self._folder = bundle, folder or plan_folder()
         self._tools = TOOLCHAINS[engine](bundle, self._folder)
         self.machine = self._tools.machine

@@ -26,6 +26,8 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "live"
 HEADS = ("video", "audio", "fused")
+SOUNDS = ("mel", "waveform")
+"""How a window model may take sound."""
 DIGEST_CHARACTERS = 12
 LONGEST_SMOOTHING_S = 10
 MOST_ATTRIBUTES = 64  # a message of the feed holds no more
@@ -93,6 +95,7 @@ class Bundle:
     attributes: names of the continuous attributes that the window model gives beside the labels, often none.
     attribute_ranges: what -1 and 1 of an attribute were on the scale it was rated on, where that differs.
     temperatures: by head; logits are divided by it before the softmax. smoothing_s: see `engine.smoothing`.
+    sound: what of a window's sound the window model takes, and under which name: its log-mel or its waveform.
     """
 
     path: Path
@@ -108,6 +111,7 @@ class Bundle:
     smoothing_s: float
     crop: CropParams
     window: WindowSpec
+    sound: str
     mel: MelParams
     flow: FlowParams
     tokens: TokenSpec
@@ -117,6 +121,12 @@ class Bundle:
     parity: Path
     training: JsonMap
     licence: str
+
+    @property
+    def sound_shape(self) -> tuple[int, ...]:
+        """A window's sound as the window model takes it: (M, F) of log-mel, or (M * hop,) samples."""
+        bins, mel = self.window.bins, self.mel
+        return (bins * mel.hop,) if self.sound == "waveform" else (bins, mel.bands)
 
 
 def load_bundle(path: str | Path | None = None) -> Bundle:
@@ -180,6 +190,7 @@ def _parse(folder: Path, digest: str, manifest: JsonMap) -> Bundle:
             template=tuple((float(x), float(y)) for x, y in crop["template"]),
         ),
         window=_window(manifest["window"]),
+        sound=manifest.get("sound", "mel"),
         mel=mel,
         flow=FlowParams(**manifest["flow"]),
         tokens=tokens,
@@ -208,6 +219,8 @@ def _check_sense(bundle: Bundle) -> None:
         raise ValueError(f"temperatures {bundle.temperatures} are not all positive")
     if not 0 <= bundle.smoothing_s <= LONGEST_SMOOTHING_S:
         raise ValueError(f"smoothing_s {bundle.smoothing_s} is not between 0 and {LONGEST_SMOOTHING_S}")
+    if bundle.sound not in SOUNDS:
+        raise ValueError(f"sound is {bundle.sound!r}, none of {SOUNDS}")
     if window.mel_hz * mel.hop != mel.rate_hz:
         raise ValueError(f"mel_hz {window.mel_hz} is not rate_hz {mel.rate_hz} / hop {mel.hop}")
     if not 1 <= window.ticks <= 10_000 or not 1 <= window.bins <= 100_000:
@@ -294,7 +307,7 @@ def _expected_ports(bundle: Bundle) -> tuple[tuple[Path, Ports, Ports], ...]:
             "video_mask": Port("bool", (None, window.ticks)),
             "face_baseline": floats(v + o),
             "face_weight": floats(),
-            "mel": floats(window.bins, bands),
+            bundle.sound: floats(*bundle.sound_shape),
             "audio_mask": Port("bool", (None, window.bins)),
             "voice_baseline": floats(bands),
             "voice_weight": floats(),

@@ -178,8 +178,22 @@ class VideoLane:
         return released
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Heard:
+    """The bins of a stretch. mel: (M, F), zero where masked; mask: (M,) bool.
+
+    waveform: (M * H,) float32, H samples a bin, zero where masked; H = 0 where the bundle takes log-mel.
+    """
+
+    mel: Float32
+    waveform: Float32
+    mask: Bool
+
+
 class SoundLane:
     """Sound into mel bins, by the centres of the mel frames; also the voice's slow mean.
+
+    A bin's row is its log-mel, and after it, for a bundle that takes the waveform, the frame's own samples.
 
     The ring grows as sound runs ahead of the windows, up to 8192 bins; beyond that the newest stays.
     """
@@ -188,6 +202,7 @@ class SoundLane:
         self._hz = bundle.window.mel_hz
         self._span = bundle.window.bins
         self._mel_params = bundle.mel
+        self._samples = bundle.mel.hop if bundle.sound == "waveform" else 0
         self._counts = counts
         baseline = bundle.baseline
         self.voice = SlowMean(baseline.voice_mean, prior_s=baseline.prior_s, tau_s=baseline.tau_s)
@@ -204,22 +219,22 @@ class SoundLane:
         self._folded = 0
         size = min(2 * self._span, MOST_BINS)
         self._bin = np.full(size, -1, dtype=np.int64)
-        self._mel = np.zeros((size, self._mel_params.bands), dtype=np.float32)
+        self._rows = np.zeros((size, self._mel_params.bands + self._samples), dtype=np.float32)
 
     def push(self, block: Block) -> None:
         """Take a block. Blocks come in the order of time; a step backward begins afresh."""
-        centres_ns, mel = self._front.push(block.t_ns, block.samples)
+        centres_ns, mel, samples = self._front.cut(block.t_ns, block.samples)
         if not len(centres_ns):
             return
         bins, first = np.unique(self.grid.cells(centres_ns), return_index=True)
-        mel = mel[first]
-        sound = np.isfinite(mel).all(axis=1)
+        rows = np.hstack((mel, samples[:, : self._samples]))[first]
+        sound = np.isfinite(rows).all(axis=1)
         self._counts["broken_sound"] += int((~sound).sum())
         self._counts["early_sound"] += int((bins < 0).sum())
         self._counts["late_sound"] += int(((bins >= 0) & (bins < self._end)).sum())
         wanted = sound & (bins >= max(0, self._end - self._span))
         if wanted.any():
-            self._store(bins[wanted], mel[wanted])
+            self._store(bins[wanted], rows[wanted])
         self.bound_ns = max(self.bound_ns, int(centres_ns[-1]) + SECOND_NS // self._hz)
 
     def advance(self, t_ns: int) -> None:
@@ -227,8 +242,8 @@ class SoundLane:
         half_ns = self._mel_params.window * SECOND_NS // (2 * self._mel_params.rate_hz)
         self.bound_ns = max(self.bound_ns, t_ns - half_ns if t_ns < UNBOUNDED_NS else UNBOUNDED_NS)
 
-    def reach(self, end: int) -> tuple[Float32, Bool]:
-        """The window of bins before `end`: mel (M, F) and mask (M,). Folds the voice's mean up to there."""
+    def reach(self, end: int) -> Heard:
+        """The window of bins before `end`. Folds the voice's mean up to there."""
         self._end = end
         self._fold(max(self._folded, end - self._span), min(end, self.grid.cell(self.bound_ns)))
         return self._read(end - self._span, end)
@@ -237,30 +252,32 @@ class SoundLane:
         if end <= start:
             return
         self._gate.skip(start - self._folded)
-        mel, mask = self._read(start, end)
-        self.voice.fold(mel[self._gate.push(mel, mask)], 1 / self._hz)
+        heard = self._read(start, end)
+        self.voice.fold(heard.mel[self._gate.push(heard.mel, heard.mask)], 1 / self._hz)
         self._folded = end
 
-    def _read(self, start: int, end: int) -> tuple[Float32, Bool]:
+    def _read(self, start: int, end: int) -> Heard:
         bins = np.arange(start, end)
         places = bins % len(self._bin)
         mask = (self._bin[places] == bins) & (bins >= 0)
-        return np.where(mask[:, None], self._mel[places], np.float32(0)), mask
+        rows = np.where(mask[:, None], self._rows[places], np.float32(0))
+        bands = self._mel_params.bands
+        return Heard(rows[:, :bands], rows[:, bands:].ravel(), mask)
 
-    def _store(self, bins: NDArray[np.int64], mel: Float32) -> None:
+    def _store(self, bins: NDArray[np.int64], rows: Float32) -> None:
         if self._oldest is None:
             self._oldest = int(bins[0])
         self._grow(int(bins[-1]) - max(self._end - self._span, min(self._oldest, int(bins[0]))) + 1)
         size = len(self._bin)
         self._counts["ahead_sound"] += max(len(bins) - size, 0)
-        bins, mel = bins[-size:], mel[-size:]
+        bins, rows = bins[-size:], rows[-size:]
         places = bins % size
         held = self._bin[places]
         fresh = held < bins
         needed = (held >= max(self._end - self._span, 0)) & fresh
         self._counts["ahead_sound"] += int(needed.sum())
         self._bin[places[fresh]] = bins[fresh]
-        self._mel[places[fresh]] = mel[fresh]
+        self._rows[places[fresh]] = rows[fresh]
 
     def _grow(self, needed: int) -> None:
         size = len(self._bin)
@@ -268,9 +285,9 @@ class SoundLane:
             size = min(2 * size, MOST_BINS)
         if size == len(self._bin):
             return
-        held, mel = self._bin, self._mel
+        held, rows = self._bin, self._rows
         full = held >= 0
         self._bin = np.full(size, -1, dtype=np.int64)
-        self._mel = np.zeros((size, mel.shape[1]), dtype=np.float32)
+        self._rows = np.zeros((size, rows.shape[1]), dtype=np.float32)
         self._bin[held[full] % size] = held[full]
-        self._mel[held[full] % size] = mel[full]
+        self._rows[held[full] % size] = rows[full]

@@ -6,7 +6,9 @@ Data leaves through `Timeline.window`, and ticks to be encoded through every cal
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from engine.bundle import Bundle
 from engine.lanes import UNBOUNDED_NS, Place, Released, SoundLane, VideoLane
@@ -17,13 +19,15 @@ __all__ = ["UNBOUNDED_NS", "Timeline", "Window"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Window:
-    """The last seconds of a stream, as the window model takes them (T ticks, M mel bins, F bands).
+    """The last seconds of a stream, as the window model takes them (T ticks, M mel bins, F bands, H samples
+    a bin).
 
     t_end_ns: its end, on the grid of ticks; half-open.
     end_tick: the first tick after it; its ticks are end_tick - T to end_tick - 1.
     final_tick: ticks before it (and before end_tick) will not change any more: the baseline may learn them.
     video_mask: (T,) bool, ticks with a face of `track`.
     mel: (M, F) float32 natural log of mel power, zero where masked; audio_mask: (M,) bool.
+    waveform: (M * H,) float32, zero where masked; only for a bundle that asks for it, else empty.
     voice_baseline: (F,) float32, the voice's slow mean; voice_weight: 0..1.
     track: the newest track in the window, -1 where there is no face in it.
     face: box in pixels of the source and confidence of the newest face, if any.
@@ -39,6 +43,11 @@ class Window:
     voice_weight: float
     track: int
     face: Place | None
+    waveform: Float32 = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+
+    def sound(self, kind: str) -> Float32:
+        """What `Bundle.sound` calls for: the log-mel or the waveform."""
+        return self.waveform if kind == "waveform" else self.mel
 
 
 class Timeline:
@@ -126,15 +135,16 @@ class Timeline:
         self._last_end = end
         t_end_ns = grid.start_ns(end)
         released = self._video.reach(end)
-        mel, audio_mask = self._sound.reach(self._sound.grid.cell(t_end_ns))
+        heard = self._sound.reach(self._sound.grid.cell(t_end_ns))
         view = self._video.view(end)
         window = Window(
             t_end_ns=t_end_ns,
             end_tick=end,
             final_tick=self._video.final(end),
             video_mask=view.mask,
-            mel=mel,
-            audio_mask=audio_mask,
+            mel=heard.mel,
+            audio_mask=heard.mask,
+            waveform=heard.waveform,
             voice_baseline=self._sound.voice.mean,
             voice_weight=self._sound.voice.weight,
             track=view.track,

@@ -20,7 +20,7 @@ from torch import Tensor
 from trainer.export import load_network
 from trainer.labels import HEADS
 from trainer.metrics import calibration_error, unweighted_average_recall
-from trainer.model.de3 import DE3
+from trainer.model.de3 import DE3, takes_waveform
 from trainer.prepared_sets import dev_sets, make_ready, shown_split
 from trainer.set_union import SetFolders
 from trainer.stage_windows import window_logits
@@ -76,11 +76,12 @@ def main() -> None:
         network = load_network(config, weights)
         make_ready(config)
         if arguments.temperatures is None:
-            fit(network, _source(network, dev_sets(config), "dev"))
+            fit(network, _source(network, dev_sets(config), "dev", takes_waveform(config)))
         else:
             network.temperatures.copy_(read_weights(arguments.temperatures)["temperatures"])
         split = "test" if arguments.test else shown_split(config)
-        test = _source(network, _test_sets(config, arguments.test, split), split)
+        sets = _test_sets(config, arguments.test, split)
+        test = _source(network, sets, split, takes_waveform(config))
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{error}\n")
     report = {"temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True)), "split": split}
@@ -114,8 +115,8 @@ def _test_sets(config: dict[str, Any], named: Path | None, split: str) -> list[S
     return [SetFolders(Path(config["cache"]), (named,))]
 
 
-def _source(network: DE3, sets: list[SetFolders], split: str) -> WindowSource:
-    source = WindowSource(sets=sets, splits=(split,), shares=(1, 0, 0))
+def _source(network: DE3, sets: list[SetFolders], split: str, waveform: bool) -> WindowSource:
+    source = WindowSource(sets=sets, splits=(split,), shares=(1, 0, 0), waveform=waveform)
     source.voice_mean, source.face_mean = network.voice_mean.numpy(), network.face_mean.numpy()
     source.renew_motion_means(network.frame_encoder.motion, 0)
     return source

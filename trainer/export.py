@@ -25,18 +25,18 @@ from engine.signals.align import TEMPLATE
 from engine.signals.flow import FlowParams
 from engine.signals.sound import MelParams
 from trainer.labels import HEADS, LABELS
-from trainer.model.de3 import DE3
+from trainer.model.de3 import DE3, takes_waveform
 from trainer.prepare_voices import VOICE_FLOOR
 from trainer.report_card import pictures as shown
 from trainer.start import add_config, fill, read_config, read_weights, run_folder
-from trainer.window_batches import BINS, MEL_HZ, PRIOR_S, TAU_S, TICK_HZ, TICKS
+from trainer.window_batches import BINS, HOP, MEL_HZ, PRIOR_S, TAU_S, TICK_HZ, TICKS
 
-WINDOW_INPUTS = (
-    "v", "o", "video_mask", "face_baseline", "face_weight", "mel", "audio_mask",
-    "voice_baseline", "voice_weight",
-)  # fmt: skip
+FACE_INPUTS = ("v", "o", "video_mask", "face_baseline", "face_weight")
+VOICE_INPUTS = ("audio_mask", "voice_baseline", "voice_weight")
+"""Of the window model, before and after the sound itself."""
 LICENCE = "CC-BY-NC-SA-4.0"
 FILES = ("frame_encoder.onnx", "window_model.onnx", "parity.npz", "model.safetensors", "CARD.md")
+NETWORK = ("frame_encoder", "window_model", "attributes", "frame_extractor", "sound_extractor")
 OPSET = 20
 PARITY_WINDOWS, PARITY_FRAMES = 4, 6
 
@@ -67,14 +67,15 @@ def export(
 ) -> None:
     """Write the bundle and its pictures; the manifest comes last, so that half a folder never loads."""
     out.mkdir(parents=True, exist_ok=True)
-    frames, windows = _samples(network)
+    sound = "waveform" if takes_waveform(config) else "mel"
+    inputs, (frames, windows) = (*FACE_INPUTS, sound, *VOICE_INPUTS), _samples(network, sound)
     _to_onnx(
         network.frame_encoder, frames, out / "frame_encoder.onnx", ("crop", "flow"), ("v", "o", "expression")
     )
     attributes = config.get("attributes", [])
     outputs = ("logits", "attention_video", "attention_audio", *(["attributes"] if attributes else []))
-    _to_onnx(network.window_model, windows, out / "window_model.onnx", WINDOW_INPUTS, outputs)
-    np.savez(out / "parity.npz", **_parity(network, frames, windows))
+    _to_onnx(network.window_model, windows, out / "window_model.onnx", inputs, outputs)
+    np.savez(out / "parity.npz", **_parity(network, frames, windows, inputs))
     halves = {k: t.half() if t.ndim > 1 else t for k, t in network.state_dict().items()}
     save_file({k: t.contiguous() for k, t in halves.items()}, out / "model.safetensors")
     (out / "CARD.md").write_text(card)
@@ -94,6 +95,7 @@ def export(
         "smoothing_s": config.get("smoothing_s", 0.0),
         "crop": {"size": 112, "channels": 1, "template": np.asarray(TEMPLATE).tolist()},
         "window": {"seconds": TICKS / TICK_HZ, "tick_hz": TICK_HZ, "mel_hz": MEL_HZ},
+        "sound": sound,
         "mel": asdict(MelParams()),
         "flow": asdict(FlowParams()),
         "tokens": {k: config["frame_encoder"][k] for k in ("appearance", "motion")},
@@ -107,19 +109,21 @@ def export(
         "graphs": {"frame_encoder": "frame_encoder.onnx", "window_model": "window_model.onnx"},
         "parity": {"file": "parity.npz"},
         "training": training,
-        "network": {k: config[k] for k in ("frame_encoder", "window_model", "attributes") if k in config},
+        "network": {k: config[k] for k in NETWORK if k in config},
         "licence": LICENCE,
         "files": {file: hashlib.sha256((out / file).read_bytes()).hexdigest() for file in files},
     }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def _parity(network: DE3, frames: tuple[Tensor, ...], windows: tuple[Tensor, ...]) -> dict[str, np.ndarray]:
-    """The inputs of both graphs, and what PyTorch answers."""
+def _parity(
+    network: DE3, frames: tuple[Tensor, ...], windows: tuple[Tensor, ...], inputs: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """The inputs of both graphs, the window model's by name, and what PyTorch answers."""
     with torch.inference_mode():
         v, o, expression = network.frame_encoder(*frames)
         logits, _, _, *attributes = network.window_model(*windows)
-    names = ("crop", "flow", *(f"window_{name}" for name in WINDOW_INPUTS))
+    names = ("crop", "flow", *(f"window_{name}" for name in inputs))
     samples = dict(zip(names, (*frames, *windows), strict=True))
     samples |= {"answer_v": v, "answer_o": o, "answer_expression": expression, "answer_logits": logits}
     if attributes:
@@ -127,7 +131,7 @@ def _parity(network: DE3, frames: tuple[Tensor, ...], windows: tuple[Tensor, ...
     return {name: tensor.numpy() for name, tensor in samples.items()}
 
 
-def _samples(network: DE3) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def _samples(network: DE3, sound: str) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Inputs of both graphs, drawn from a seed: smooth blots, sound around its mean, all kinds of masks."""
     torch.manual_seed(405)
     count = PARITY_FRAMES
@@ -139,14 +143,16 @@ def _samples(network: DE3) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     tokens = len(network.face_mean)
     appearance = network.frame_encoder.expression.in_features
     v, o = torch.randn(batch, TICKS, appearance), torch.randn(batch, TICKS, tokens - appearance)
-    mel = network.voice_mean + 2 * torch.randn(batch, BINS, len(network.voice_mean))
+    heard = network.voice_mean + 2 * torch.randn(batch, BINS, len(network.voice_mean))
+    if sound == "waveform":
+        heard = torch.randn(batch, BINS * HOP) / 10
     video_mask, audio_mask = torch.rand(batch, TICKS) < 0.8, torch.rand(batch, BINS) < 0.9
     video_mask[1], audio_mask[2] = False, False
     audio_mask[3, : BINS // 2] = False
     face = network.face_mean + 0.3 * torch.randn(batch, tokens)
     voice = network.voice_mean + 0.3 * torch.randn(batch, len(network.voice_mean))
     weights = torch.linspace(0, 0.95, batch)
-    return (crop, flow), (v, o, video_mask, face, weights, mel, audio_mask, voice, weights.clone())
+    return (crop, flow), (v, o, video_mask, face, weights, heard, audio_mask, voice, weights.clone())
 
 
 def _to_onnx(

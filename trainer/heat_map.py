@@ -56,19 +56,20 @@ def attend(
         score_windows(recogniser, file, Setting(bundle=bundle))
         window = recogniser.bundle.window
     of_video, of_audio = backend.attention()
-    assert backend.fullest is not None, "attention has said so"
-    video_mask, mel_mask = (np.asarray(backend.fullest[n][0], bool) for n in ("video_mask", "audio_mask"))
+    fullest = backend.fullest_window
+    assert fullest is not None, "attention has said so"
+    video_mask, mel_mask = fullest.video_mask, fullest.audio_mask
     if not (video_mask.any() and mel_mask.any()):
         raise ValueError(f"{file} never shows a face and a voice in one window.")
-    first = backend.fullest_end_tick - window.ticks
+    first = fullest.end_tick - window.ticks
     return Attention(
         start_s=first / window.tick_hz,
-        end_s=backend.fullest_end_tick / window.tick_hz,
+        end_s=fullest.end_tick / window.tick_hz,
         of_video=of_video,
         of_audio=of_audio,
         video_mask=video_mask,
         audio_mask=mel_mask.reshape(of_video.shape[1], -1).any(axis=1),
-        mel=np.asarray(backend.fullest["mel"][0], np.float32),
+        mel=fullest.mel,
         mel_mask=mel_mask,
         crops={
             tick - first: crop

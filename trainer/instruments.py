@@ -59,26 +59,28 @@ class ShortWindows:
 
     def _short(self, window: Window) -> Window:
         video_mask, audio_mask, mel = window.video_mask.copy(), window.audio_mask.copy(), window.mel.copy()
+        waveform = window.waveform.copy()
         video_mask[: self._forgotten_ticks] = False
         audio_mask[: self._forgotten_bins] = False
         mel[: self._forgotten_bins] = 0
-        return replace(window, video_mask=video_mask, audio_mask=audio_mask, mel=mel)
+        waveform[: len(waveform) * self._forgotten_bins // len(mel)] = 0
+        return replace(window, video_mask=video_mask, audio_mask=audio_mask, mel=mel, waveform=waveform)
 
 
 class AttentiveBackend(OnnxBackend):
     """ONNX Runtime that keeps the crop of every tick and the inputs of the fullest window (the last such).
 
     fullest: the window model's inputs, a batch of one, None before the first score.
-    fullest_end_tick: the first tick after it.
+    fullest_window: whose they are.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle)
         self.crops: dict[int, UInt8] = {}
         self.fullest: Arrays | None = None
-        self.fullest_end_tick = 0
+        self.fullest_window: Window | None = None
         self._filled = -1.0
-        self._end_tick = 0
+        self._window: Window | None = None
 
     def observe(self, slots: Sequence[int], ticks: Sequence[int], faces: Sequence[Face]) -> None:
         """See `Backend`."""
@@ -87,14 +89,14 @@ class AttentiveBackend(OnnxBackend):
 
     def score(self, slots: Sequence[int], windows: Sequence[Window]) -> Answers:
         """See `Backend`."""
-        self._end_tick = windows[0].end_tick
+        self._window = windows[0]
         return super().score(slots, windows)
 
     def answers(self, inputs: Arrays) -> Answers:
         """See `HostBackend`."""
         filled = float(inputs["video_mask"].mean() + inputs["audio_mask"].mean())
         if filled >= self._filled:
-            self._filled, self.fullest, self.fullest_end_tick = filled, inputs, self._end_tick
+            self._filled, self.fullest, self.fullest_window = filled, inputs, self._window
         return super().answers(inputs)
 
     def attention(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -2,7 +2,8 @@
 
 Every speaker speaks all takes in several sessions, each through one microphone in one room
 (`trainer.augment_sound`), so that the slow baseline of a stream can be drawn from other takes of the
-same session. Session 0 is the recording as it is. Writes `mel.npy` and `mel.npz`, read by `open_mels`.
+same session. Session 0 is the recording as it is. Writes `mel.npy` and `mel.npz`, read by `open_mels`, and
+with `--waveform` the sound itself beside them, for networks that take it.
 With `--data`, RAVDESS and nEMO are decoded into the cache first; without, it is one that is there already
 (`trainer.prepare` makes one of any set).
 """
@@ -23,6 +24,7 @@ from trainer.augment_sound import Microphones, active_level_db, change_speed, sh
 from trainer.data import nemo, ravdess
 from trainer.data.sound import RATE_HZ, Voices, load_voices, open_cache
 
+WAVEFORM = "waveform.f16"
 VOICE_FLOOR = 3.5  # a bin this far below the loudest is a pause; the manifest carries it to live use
 
 
@@ -34,6 +36,8 @@ class Mels:
     starts, bins: (sessions, takes) int64, where a take lies in `mel`.
     means: (sessions, takes, 64) float32, mean over its voiced bins; seconds: (sessions, takes), their time.
     speeds: (sessions, takes) float32, tempo against the recording, which the picture must follow.
+    waveform: (sum of bins, 160) float16, mapped from disk, the samples around every bin's centre; None where
+        nobody asked for it. Throats (formants) are shifted in the log-mel alone.
     """
 
     mel: NDArray[np.float16]
@@ -42,17 +46,30 @@ class Mels:
     means: NDArray[np.float32]
     seconds: NDArray[np.float32]
     speeds: NDArray[np.float32]
+    waveform: NDArray[np.float16] | None = None
 
     def take(self, session: int, index: int) -> NDArray[np.float32]:
         """(bins, 64) float32."""
         start = self.starts[session, index]
         return self.mel[start : start + self.bins[session, index]].astype(np.float32)
 
+    def samples(self, session: int, index: int) -> NDArray[np.float32]:
+        """(bins, 160) float32: the waveform of a take."""
+        assert self.waveform is not None, "opened without"
+        start = self.starts[session, index]
+        return self.waveform[start : start + self.bins[session, index]].astype(np.float32)
 
-def open_mels(cache: Path) -> Mels:
-    """What `prepare_voices` wrote. Raises FileNotFoundError if it is missing."""
+
+def open_mels(cache: Path, waveform: bool = False) -> Mels:
+    """What `prepare_voices` wrote, maybe with the waveform. Raises FileNotFoundError if it is missing."""
+    file = cache / WAVEFORM
+    if waveform and not file.is_file():
+        raise FileNotFoundError(f"{file} is missing: run trainer.prepare_voices with --waveform.")
     with np.load(cache / "mel.npz") as index:
-        return Mels(mel=np.load(cache / "mel.npy", mmap_mode="r"), **{key: index[key] for key in index})
+        mel = np.load(cache / "mel.npy", mmap_mode="r")
+        shape = (len(mel), MelParams().hop)
+        samples = np.memmap(file, np.float16, "r", shape=shape) if waveform else None
+        return Mels(mel=mel, waveform=samples, **{key: index[key] for key in index})
 
 
 def voiced(mel: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -61,7 +78,11 @@ def voiced(mel: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(energy > energy.max() - VOICE_FLOOR)
 
 
-def _session(cache: Path, speaker: str, session: int) -> list[tuple[int, NDArray[np.float16], float]]:
+Heard = tuple[int, NDArray[np.float16], NDArray[np.float16], float]
+"""A take's place, its log-mel, the samples of its bins, its tempo."""
+
+
+def _session(cache: Path, waveform: bool, speaker: str, session: int) -> list[Heard]:
     voices = open_cache(cache)
     takes = np.flatnonzero(voices.speakers == speaker)
     rng = np.random.default_rng([session, *speaker.encode()])
@@ -75,10 +96,11 @@ def _session(cache: Path, speaker: str, session: int) -> list[tuple[int, NDArray
         if session:
             speed = conditions.speed
             wave = microphones.hear(change_speed(wave, speed), conditions, rng, usual_db)
-        mel = LogMel(MelParams()).push(0, wave)[1]
+        _, mel, samples = LogMel(MelParams()).cut(0, wave)
         if session:
             mel = shift_formants(mel, conditions.formants)
-        results.append((int(index), mel.astype(np.float16), speed))
+        kept = samples.astype(np.float16) if waveform else samples[:0]
+        results.append((int(index), mel.astype(np.float16), kept, speed))
     return results
 
 
@@ -87,8 +109,11 @@ def _babblers(voices: Voices, speaker: str, rng: np.random.Generator) -> list[ND
     return [voices.take(int(i)) for i in rng.choice(others, min(40, len(others)), replace=False)]
 
 
-def prepare(cache: Path, voices: Voices, sessions: int, jobs: int) -> None:
-    """All sessions of all speakers, in parallel; the files appear complete or not at all."""
+def prepare(cache: Path, voices: Voices, sessions: int, jobs: int, waveform: bool = False) -> None:
+    """All sessions of all speakers, in parallel; the files appear complete or not at all.
+
+    waveform: keep the sound too, 115 MB an hour and session.
+    """
     pairs = [(speaker, s) for s in range(sessions) for speaker in sorted(set(voices.speakers.tolist()))]
     shape = (sessions, len(voices))
     starts, bins = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -96,19 +121,24 @@ def prepare(cache: Path, voices: Voices, sessions: int, jobs: int) -> None:
     seconds, speeds = np.zeros(shape, np.float32), np.ones(shape, np.float32)
     parts: list[NDArray[np.float16]] = []
     total = 0
-    with ProcessPoolExecutor(min(jobs, len(pairs)), get_context("spawn")) as pool:
-        futures = [pool.submit(_session, cache, *pair) for pair in pairs]
+    sound = cache / "waveform.part"
+    with sound.open("wb") as file, ProcessPoolExecutor(min(jobs, len(pairs)), get_context("spawn")) as pool:
+        futures = [pool.submit(_session, cache, waveform, *pair) for pair in pairs]
         for (_, session), future in track(zip(pairs, futures, strict=True), "voices", total=len(pairs)):
-            for index, mel, speed in future.result():
+            for index, mel, samples, speed in future.result():
                 active = voiced(mel.astype(np.float32))
                 starts[session, index], bins[session, index] = total, len(mel)
                 means[session, index] = mel[active].astype(np.float32).mean(0)
                 seconds[session, index], speeds[session, index] = active.sum() / 100, speed
                 parts.append(mel)
+                file.write(samples.tobytes())
                 total += len(mel)
     np.save(cache / "mel.part.npy", np.concatenate(parts))
     (cache / "mel.npz").unlink(missing_ok=True)  # it comes last: where it is, both are whole
     (cache / "mel.part.npy").replace(cache / "mel.npy")
+    sound.replace(cache / WAVEFORM)
+    if not waveform:
+        (cache / WAVEFORM).unlink()
     part = cache / "mel.part.npz"
     np.savez(part, starts=starts, bins=bins, means=means, seconds=seconds, speeds=speeds)
     part.replace(cache / "mel.npz")
@@ -127,6 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="folder that holds ravdess/ and nemo/")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the voices")
     parser.add_argument("--sessions", type=int, default=6, help="microphones and rooms a speaker")
+    parser.add_argument("--waveform", action="store_true", help="for configurations with a sound_extractor")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     chosen = parser.parse_args(arguments)
     try:
@@ -134,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
         voices = bundled_voices(chosen.data, chosen.cache) if bundled else open_cache(chosen.cache)
     except FileNotFoundError as error:
         parser.exit(2, f"{error}; name --data, or a folder of voices that trainer.prepare wrote.\n")
-    prepare(chosen.cache, voices, chosen.sessions, chosen.jobs)
+    prepare(chosen.cache, voices, chosen.sessions, chosen.jobs, chosen.waveform)
     hours = voices.durations_s.sum() / 3600
     print(f"{len(voices)} takes, {hours:.1f} hours, {chosen.sessions} sessions each, at {RATE_HZ} Hz")
 

@@ -20,6 +20,7 @@ from trainer.clip_sets import StoredClip, load_shards
 from trainer.data.sound import attribute_table, open_cache
 from trainer.data.takes import NO_LABEL, NO_TAKE
 from trainer.labels import LABELS
+from trainer.model.de3 import new_frame_encoder
 from trainer.model.frame_encoder import FrameEncoder
 from trainer.start import add_config, read_config, start_encoder
 
@@ -29,27 +30,31 @@ AT_ONCE = 128
 def load_frame_encoder(config: dict[str, Any]) -> FrameEncoder:
     """The frame encoder that the configuration's training starts from, ready to infer.
 
-    Raises ValueError where its file is missing or does not fit.
+    With a frame_extractor it needs no weights, as only tokens of the appearance are made. Raises ValueError
+    where its file is missing or does not fit.
     """
-    encoder = FrameEncoder(**config["frame_encoder"])
+    encoder = new_frame_encoder(config)
     if "start_weights" in config:
         file = Path(config["start_weights"])
     elif "start_bundle" in config:
         file = Path(config["start_bundle"]) / "model.safetensors"
-    else:
+    elif "frame_encoder_weights" in config or "frame_extractor" not in config:
         file = Path(config["frame_encoder_weights"])
+    else:
+        return encoder.eval()
     start_encoder(encoder, file)
     return encoder.eval()
 
 
 @torch.inference_mode()
 def appearance_tokens(encoder: FrameEncoder, crops: np.ndarray) -> np.ndarray:
-    """(T, 112, 112) uint8 to (T, V) float16."""
+    """(T, 112, 112) uint8 to (T, V) float16, where the encoder is."""
     parts: list[Tensor] = []
+    device = encoder.expression.weight.device
     for start in range(0, len(crops), AT_ONCE):
-        batch = torch.from_numpy(crops[start : start + AT_ONCE, None]).float()
+        batch = torch.from_numpy(crops[start : start + AT_ONCE, None]).to(device).float()
         parts.append(encoder.appearance(batch.contiguous(memory_format=torch.channels_last)))
-    return torch.cat(parts).numpy().astype(np.float16)
+    return torch.cat(parts).cpu().numpy().astype(np.float16)
 
 
 def flows(clip: StoredClip, flow: Flow) -> np.ndarray:

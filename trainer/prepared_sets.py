@@ -14,8 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trainer import prepare_voices
 from trainer.data.sound import open_cache
+from trainer.model.de3 import takes_waveform
 from trainer.model.frame_encoder import FrameEncoder
 from trainer.prepare_windows import load_frame_encoder, write_tokens
 from trainer.set_union import SetFolders
@@ -53,8 +56,10 @@ def shown_split(config: dict[str, Any]) -> str:
     return "test" if there else "dev"
 
 
-def make_ready(config: dict[str, Any], jobs: int | None = None) -> None:
+def make_ready(config: dict[str, Any], jobs: int | None = None, device: torch.device | None = None) -> None:
     """Makes what the configuration's `sets` lack, if it names any.
+
+    device: that computes tokens; without one, the CPU.
 
     Raises ValueError where one of them is no folder that `trainer.prepare` wrote.
     """
@@ -66,16 +71,18 @@ def make_ready(config: dict[str, Any], jobs: int | None = None) -> None:
             raise ValueError(
                 f"{folder} holds no voices and no faces: run trainer.prepare with --out {folder}."
             )
-        if voices is not None and not (voices / "mel.npz").is_file():
-            sessions = config.get("sessions", SESSIONS)
-            prepare_voices.prepare(voices, open_cache(voices), sessions, jobs or os.cpu_count() or 1)
+        waveform = takes_waveform(config)
+        needed = ("mel.npz", prepare_voices.WAVEFORM) if waveform else ("mel.npz",)
+        if voices is not None and not all((voices / name).is_file() for name in needed):
+            sessions, processes = config.get("sessions", SESSIONS), jobs or os.cpu_count() or 1
+            prepare_voices.prepare(voices, open_cache(voices), sessions, processes, waveform)
         if config["stage"] != "windows":
             continue
         encoder = load_frame_encoder(config)
         names = [] if voices is None else open_cache(voices).names.tolist()
         tokens = _tokens(folder, encoder)
         for described in faces:
-            _make_tokens(encoder, names, described, tokens / described.parent.name)
+            _make_tokens(encoder.to(device or "cpu"), names, described, tokens / described.parent.name)
 
 
 def _make_tokens(encoder: FrameEncoder, names: Sequence[str], described: Path, out: Path) -> None:

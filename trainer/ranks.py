@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from trainer.model.extractors import Frozen
+
 PATIENCE = timedelta(hours=2)  # the others wait while the first rank validates
 Outputs = Callable[[Any], tuple[Tensor, ...]]
 
@@ -158,8 +160,11 @@ class GatheredNorm(_BatchNorm):
 
 
 def gather_norms(module: nn.Module, group: Any) -> None:
-    """Puts a `GatheredNorm` with the same weights in the place of every batch norm below `module`."""
+    """Puts a `GatheredNorm` with the same weights in the place of every batch norm below `module` that may
+    learn."""
     for name, child in module.named_children():
+        if isinstance(child, Frozen):
+            continue
         if not isinstance(child, _BatchNorm):
             gather_norms(child, group)
             continue

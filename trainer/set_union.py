@@ -45,15 +45,17 @@ class Rows:
         return found
 
 
-def union(sets: Sequence[SetFolders]) -> tuple[Voices, Mels, Clips]:
+def union(sets: Sequence[SetFolders], waveform: bool = False) -> tuple[Voices, Mels, Clips]:
     """What these sets hold together. `Clips.voices` are places in the joint voices, `Clips.sets` in `sets`.
+
+    waveform: whether that of the voices is wanted, too.
 
     Of sets that were heard in more or fewer sessions, all have as many as the one with the fewest.
     Raises FileNotFoundError where a folder is not as named, ValueError where a speaker is in two splits.
     """
     heard = [(place, each.voices) for place, each in enumerate(sets) if each.voices is not None]
     voices = [open_cache(folder) for _, folder in heard]
-    mels = [open_mels(folder) for _, folder in heard]
+    mels = [open_mels(folder, waveform) for _, folder in heard]
     starts = np.cumsum([0, *map(len, voices)])
     first = {place: int(start) for (place, _), start in zip(heard, starts, strict=False)}
     clips = [
@@ -63,7 +65,7 @@ def union(sets: Sequence[SetFolders]) -> tuple[Voices, Mels, Clips]:
     ]
     joint = _voices(voices)
     _refuse_in_two_splits(joint)
-    return joint, _mels(mels), _clips(clips)
+    return joint, _mels(mels, waveform), _clips(clips)
 
 
 def _refuse_in_two_splits(voices: Voices) -> None:
@@ -96,10 +98,10 @@ def _voices(parts: Sequence[Voices]) -> Voices:
     )
 
 
-def _mels(parts: Sequence[Mels]) -> Mels:
+def _mels(parts: Sequence[Mels], waveform: bool) -> Mels:
     if len(parts) == 1:
         return parts[0]
-    bands = MelParams().bands
+    bands, no_samples = MelParams().bands, np.zeros((0, MelParams().hop), np.float16)
     sessions = min((len(part.starts) for part in parts), default=1)
     before = np.cumsum([0, *(len(part.mel) for part in parts)])
 
@@ -114,6 +116,7 @@ def _mels(parts: Sequence[Mels]) -> Mels:
         means=joint([part.means for part in parts], np.zeros((sessions, 0, bands), np.float32)),
         seconds=joint([part.seconds for part in parts], number),
         speeds=joint([part.speeds for part in parts], number),
+        waveform=_rows([part.waveform for part in parts], no_samples) if waveform else None,
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trainer.augment_stills import augment
 from trainer.metrics import unweighted_average_recall
-from trainer.model.frame_encoder import FrameEncoder
+from trainer.model.de3 import new_frame_encoder
 from trainer.start import freeze, start_encoder
 
 
@@ -24,7 +24,7 @@ class StillsStage:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
-        self.network = FrameEncoder(**config["frame_encoder"])
+        self.network = new_frame_encoder(config)
         if "frame_encoder_weights" in config:
             start_encoder(self.network, Path(config["frame_encoder_weights"]))
         self.network.to(memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trainer.data.takes import NO_LABEL
 from trainer.losses import concordance_loss, label_shares, share_loss
 from trainer.metrics import concordance, unweighted_average_recall
-from trainer.model.de3 import DE3
+from trainer.model.de3 import DE3, takes_waveform
 from trainer.prepared_sets import voice_sets
 from trainer.start import fill, freeze, read_weights, start
 from trainer.teachers import Teachers
@@ -49,6 +49,7 @@ class VoicesStage:
                 attributes=self.attributes,
                 ranges=config.get("attribute_ranges"),
                 varied=config.get("voice_variety", False),
+                waveform=takes_waveform(config),
             )
             for splits in (tuple(config["splits"]), ("dev",))
         )
@@ -133,7 +134,7 @@ def voice_outputs(network: DE3, batch: WindowBatch) -> tuple[Tensor, ...]:
     heard, mask = model.sound_in(
         *(
             torch.from_numpy(each).to(device)
-            for each in (batch.mel, batch.audio_mask, batch.voice_baseline, batch.voice_weight)
+            for each in (batch.sound, batch.audio_mask, batch.voice_baseline, batch.voice_weight)
         )
     )
     pooled = model.pools[AUDIO](model.sound_encoder(heard, mask), mask)

@@ -15,7 +15,7 @@ from trainer.data.takes import NO_LABEL
 from trainer.labels import HEADS
 from trainer.losses import concordance_loss, label_shares, share_loss
 from trainer.metrics import unweighted_average_recall
-from trainer.model.de3 import DE3
+from trainer.model.de3 import DE3, takes_waveform
 from trainer.prepared_sets import dev_sets, training_sets
 from trainer.ranks import GatheredNorm
 from trainer.stage_voices import concordances
@@ -29,9 +29,11 @@ class WindowsStage:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
-        if not {"frame_encoder_weights", "start_bundle", "start_weights"} & config.keys():
+        starts = {"frame_encoder_weights", "start_bundle", "start_weights", "frame_extractor"}
+        if not starts & config.keys():
             raise ValueError(
-                "A windows stage starts from frame_encoder_weights, start_bundle or start_weights."
+                "A windows stage starts from frame_encoder_weights, start_bundle, start_weights or "
+                "a frame_extractor."
             )
         self.network = DE3(config)
         start(self.network, config)
@@ -46,6 +48,7 @@ class WindowsStage:
             attributes=self.attributes,
             ranges=config.get("attribute_ranges"),
             varied=config.get("voice_variety", False),
+            waveform=takes_waveform(config),
         )
         self.dev = WindowSource(
             sets=dev_sets(config),
@@ -53,6 +56,7 @@ class WindowsStage:
             shares=(1, 0, 0),
             attributes=self.attributes,
             ranges=config.get("attribute_ranges"),
+            waveform=takes_waveform(config),
         )
         self.steps = config["steps"]
         for split, source in (("train", self.train), ("dev", self.dev)):
@@ -174,19 +178,19 @@ def window_outputs(network: DE3, batch: WindowBatch) -> tuple[Tensor, ...]:
     if len(batch.flow) > 1 or isinstance(motion.token_norm, GatheredNorm):
         o[mask_BT] = motion(torch.from_numpy(batch.flow).to(device)).float()
     baseline = np.concatenate((batch.face_baseline_v, batch.face_baseline_o), 1)
-    v, face, trust, mel, heard, voice, voice_trust = (
+    v, face, trust, sound, heard, voice, voice_trust = (
         torch.from_numpy(each).to(device)
         for each in (
             batch.v,
             baseline,
             batch.face_weight,
-            batch.mel,
+            batch.sound,
             batch.audio_mask,
             batch.voice_baseline,
             batch.voice_weight,
         )
     )
-    outputs = network.window_model(v, o, mask_BT, face, trust, mel, heard, voice, voice_trust)
+    outputs = network.window_model(v, o, mask_BT, face, trust, sound, heard, voice, voice_trust)
     return (outputs[0], *outputs[3:])
 
 

@@ -106,7 +106,7 @@ def train(config: dict[str, Any], out: Path, epochs: int | None = None) -> dict[
 def _train(config: dict[str, Any], out: Path, epochs: int, ranks: Ranks) -> dict[str, float]:
     torch.set_num_threads(config.get("threads", torch.get_num_threads()))
     if ranks.rank == 0:
-        make_ready(config)
+        make_ready(config, device=ranks.device)
     ranks.told(0)  # the others wait
     torch.manual_seed(config["seed"])
     stage = build_stage(config)

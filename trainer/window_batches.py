@@ -23,7 +23,7 @@ from trainer.prepare_voices import Mels, voiced
 from trainer.set_union import SetFolders, union
 from trainer.voice_variety import Variety
 
-TICK_HZ, TICKS, MEL_HZ, BINS = 15, 60, 100, 400
+TICK_HZ, TICKS, MEL_HZ, BINS, HOP = 15, 60, 100, 400, 160
 PRIOR_S, TAU_S = 2.0, 60.0
 SHORTEST_S = 0.3
 CLEAN_SHARE = 0.3  # of varied windows: in the recording's own microphone and room, beside a fair share
@@ -39,6 +39,7 @@ Float32 = NDArray[np.float32]
 class WindowBatch:
     """Inputs of the window model, but `flow` (of the seen ticks, in order) in place of `o`.
 
+    sound: log-mel (B, M, F), or the waveform (B, 160 M).
     labels: -1 where not known. attributes: (B, A), those that the source was asked for, NaN where not known.
     """
 
@@ -48,7 +49,7 @@ class WindowBatch:
     face_baseline_v: Float32
     face_baseline_o: Float32
     face_weight: Float32
-    mel: Float32
+    sound: Float32
     audio_mask: NDArray[np.bool_]
     voice_baseline: Float32
     voice_weight: Float32
@@ -67,6 +68,9 @@ class WindowSource:
 
     sets: where the voices and faces are; of several, each gives as many moving faces of a label.
     varied: every window's voice is another, as `trainer.voice_variety` draws it.
+    waveform: windows hold the sound itself, not its log-mel.
+
+    Raises ValueError where both are asked for: variety is drawn on the log-mel.
     """
 
     def __init__(
@@ -78,12 +82,15 @@ class WindowSource:
         attributes: Sequence[str] = (),
         ranges: Mapping[str, tuple[float, float]] | None = None,
         varied: bool = False,
+        waveform: bool = False,
     ) -> None:
-        self.varied = varied
+        if varied and waveform:
+            raise ValueError("voice_variety changes the log-mel: leave it out beside a sound_extractor.")
+        self.varied, self.waveform = varied, waveform
         self.voices: Voices
         self.mels: Mels
         self.clips: Clips
-        self.voices, self.mels, self.clips = union(sets)
+        self.voices, self.mels, self.clips = union(sets, waveform)
         self.shares = shares
         self.clip_v = self.clips.mean_v()
         self.clip_o: Float32 = np.zeros((len(self.clips.labels), 0), np.float32)
@@ -277,6 +284,7 @@ class WindowSource:
     ) -> dict[str, NDArray]:
         bands = len(self.voice_mean)
         mel, mask = np.zeros((BINS, bands), np.float32), np.zeros(BINS, bool)
+        samples = np.zeros((BINS, HOP if self.waveform else 0), np.float32)
         baseline, weight = self.voice_mean, 0.0
         if take is not None:
             whole = variety.heard(self.mels.take(session, take), rng)
@@ -296,11 +304,15 @@ class WindowSource:
                 means = np.vstack((means, own.mean(0)))
             seconds = np.append(self.mels.seconds[session, chosen], [len(own) / MEL_HZ] if len(own) else [])
             baseline, weight = blended(self.voice_mean, means, seconds)
+            if self.waveform:
+                samples[mask] = self.mels.samples(session, take)[place[mask]]
             if not calm:
                 mask &= _kept(rng, BINS, MEL_HZ)
                 _cover(rng, mel)
+        sound = samples.ravel() if self.waveform else mel
         return {
-            "mel": mel, "audio_mask": mask, "voice_baseline": baseline, "voice_weight": np.float32(weight),
+            "sound": sound, "audio_mask": mask, "voice_baseline": baseline,
+            "voice_weight": np.float32(weight),
         }  # fmt: skip
 
     def collate(self, rows: list[dict[str, NDArray]]) -> WindowBatch:

@@ -72,7 +72,7 @@ def _on_a_card(bundle: Bundle) -> tuple[Choice | None, list[str]]:
     """The first engine on a card that opens, and what was passed over, in words."""
     passed_over = []
     for engine, name in PLANNED.items():
-        if not _installed(PLANNERS[engine]):
+        if bundle.sound != "mel" or not _installed(PLANNERS[engine]):
             continue
         if not has_plans(bundle, engine, plan_folder()):
             if engine == "tensorrt":  # torch may be there for other reasons
@@ -180,7 +180,7 @@ def _measure(backends: dict[str, HostBackend], bundle: Bundle) -> dict[str, floa
         "video_mask": np.ones((1, window.ticks), dtype=np.bool_),
         "face_baseline": bundle.baseline.face_mean[None],
         "face_weight": np.zeros(1, dtype=np.float32),
-        "mel": noise(1, window.bins, bundle.mel.bands),
+        bundle.sound: noise(1, *bundle.sound_shape),
         "audio_mask": np.ones((1, window.bins), dtype=np.bool_),
         "voice_baseline": bundle.baseline.voice_mean[None],
         "voice_weight": np.zeros(1, dtype=np.float32),

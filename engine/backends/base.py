@@ -158,7 +158,7 @@ class HostBackend:
                 "video_mask": np.stack([window.video_mask for window in windows]),
                 "face_baseline": np.stack([baseline.mean for baseline in baselines]),
                 "face_weight": np.array([baseline.weight for baseline in baselines], dtype=np.float32),
-                "mel": np.stack([window.mel for window in windows]),
+                self._bundle.sound: np.stack([window.sound(self._bundle.sound) for window in windows]),
                 "audio_mask": np.stack([window.audio_mask for window in windows]),
                 "voice_baseline": np.stack([window.voice_baseline for window in windows]),
                 "voice_weight": np.array([window.voice_weight for window in windows], dtype=np.float32),

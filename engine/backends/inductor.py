@@ -21,7 +21,7 @@ from engine.backends.layout import Field
 from engine.backends.torch_device import Tensor, TorchDevice
 from engine.bundle import Bundle
 from engine.errors import BackendError
-from engine.plans.store import PlanKey, find_plan, plan_folder, read_plan
+from engine.plans.store import PlanKey, find_plan, plan_folder, read_plan, refuse_waveforms
 from engine.types import Float32, UInt8
 
 PARTS = ("encoder", "score")
@@ -62,9 +62,10 @@ INTO = Field("into", (), np.dtype(np.int64))
 def open_inductor(bundle: Bundle, folder: Path | None = None) -> "InductorBackend":
     """The back end on the newest plan of a bundle for this machine.
 
-    Raises BackendError: no torch, no card, no plan or one for another machine, a plan that is cut short, not
+    Raises BackendError: a bundle that takes waveforms, no torch, no card, no plan or one for another machine, a plan that is cut short, not
     enough memory.
     """
+    refuse_waveforms(bundle)
     device = TorchDevice()
     plan = read_plan(find_plan(bundle, device.machine, folder or plan_folder()))
     return open_plan(bundle, plan.key, plan.parts, device)

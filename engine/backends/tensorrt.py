@@ -22,7 +22,7 @@ from engine.backends.layout import MIB
 from engine.backends.tensorrt_parts import REBUILD, Library, Part, Wiring
 from engine.bundle import Bundle
 from engine.errors import BackendError
-from engine.plans.store import Machine, Plan, find_plan, plan_folder, read_plan
+from engine.plans.store import Machine, Plan, find_plan, plan_folder, read_plan, refuse_waveforms
 from engine.types import Float32, UInt8
 
 
@@ -39,9 +39,10 @@ def machine(library: Library, device: Device) -> Machine:
 def open_tensorrt(bundle: Bundle, folder: Path | None = None) -> "TensorRtBackend":
     """The back end on the newest plan of a bundle for this machine.
 
-    Raises BackendError: no TensorRT, no pycuda, no driver or card, no plan or one for another machine, a plan
-    that is cut short, not enough memory.
+    Raises BackendError: a bundle that takes waveforms, no TensorRT, no pycuda, no driver or card, no plan or
+    one for another machine, a plan that is cut short, not enough memory.
     """
+    refuse_waveforms(bundle)
     library, device = Library(), Device()
     plan = read_plan(find_plan(bundle, machine(library, device), folder or plan_folder()))
     with device.current():

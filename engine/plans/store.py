@@ -142,6 +142,14 @@ def has_plans(bundle: Bundle, engine: str, folder: Path) -> bool:
     return any(folder.glob(f"{bundle.digest}-{engine}-*{SUFFIX}"))
 
 
+def refuse_waveforms(bundle: Bundle) -> None:
+    """Raises BackendError for a bundle that takes waveforms: plans are made and checked for log-mel."""
+    if bundle.sound == "waveform":
+        raise BackendError(
+            f"Plans take log-mel, and {bundle.path} takes the waveform: run it with --engine onnx."
+        )
+
+
 def find_plan(bundle: Bundle, machine: Machine, folder: Path) -> Path:
     """The plan of a bundle for this machine that was built last.
 

@@ -80,21 +80,31 @@ class LogMel:
         Returns centres_ns (M,) int64 and mel (M, bands) float32, natural log of power. Samples that are not
         finite make the frames that hold them not finite.
         """
+        return self.cut(t_ns, samples)[:2]
+
+    def cut(self, t_ns: int, samples: Float32) -> tuple[Int64, Float32, Float32]:
+        """`push`, and beside centres and mel the frames' own samples, (M, hop) float32.
+
+        They are the `hop` samples around each frame's centre: frame after frame they are the sound again.
+        """
+        hop, window = self.params.hop, self.params.window
         if len(samples) == 0:
-            return np.zeros(0, np.int64), np.zeros((0, self.params.bands), np.float32)
+            none = np.zeros((0, max(hop, self.params.bands)), np.float32)
+            return np.zeros(0, np.int64), none[:, : self.params.bands], none[:, :hop]
         start_ns = self._follow(t_ns)
         self._steered += len(samples)
-        hop, window = self.params.hop, self.params.window
         sound = np.concatenate([self._left, samples], dtype=np.float32, casting="same_kind")
         count = max(0, (len(sound) - window) // hop + 1)
         mel = np.empty((count, self.params.bands), np.float32)
         for first in range(0, count, FRAMES_AT_ONCE):
             last = min(first + FRAMES_AT_ONCE, count)
             mel[first:last] = log_mel(sound[first * hop : (last - 1) * hop + window], self.params)
+        first = (window - hop) // 2
+        own = sound[first : first + count * hop].reshape(count, hop)
         self._left = sound[count * hop :].copy()
         self._start_ns = start_ns + self._span_ns(count * hop)
         centres_ns = start_ns + (np.arange(count) * hop + window / 2) * (SECOND_NS / self.params.rate_hz)
-        return np.rint(centres_ns).astype(np.int64), mel
+        return np.rint(centres_ns).astype(np.int64), mel, own
 
     def _span_ns(self, samples: float) -> float:
         return samples * SECOND_NS / self.params.rate_hz

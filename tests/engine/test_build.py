@@ -301,3 +301,11 @@ def test_an_unknown_precision_is_refused(small: Bundle) -> None:
     with pytest.raises(ValueError, match="precision 'int8' is none of fp32, fp16, bf16"):
         part_graphs(small, "int8", 2)
     assert PRECISIONS == precision.PRECISIONS
+
+
+def test_a_bundle_that_takes_waveforms_is_refused(folder: Path, small: Bundle) -> None:
+    bundle = replace(small, sound="waveform")
+    with pytest.raises(BackendError, match=r"^Plans take log-mel, and .*: run it with --engine onnx\.$"):
+        Builder(bundle)
+    with pytest.raises(BackendError, match="take log-mel"):
+        choose(bundle, "tensorrt")

@@ -121,6 +121,7 @@ def put(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (put("attributes", ["valence", "valence"]), "one named twice"),
         (put("attributes", [f"a{i}" for i in range(65)]), "more than 64 attributes"),
         (put("temperatures.fused", float("nan")), "not all positive"),
+        (put("sound", "cepstrum"), "sound is 'cepstrum', none of"),
         (put("mel.bands", 0), "bands 0"),
         (put("mel.colour", 3), "colour"),
         (put("flow.size", 0), "flow.size is 0"),
@@ -159,6 +160,7 @@ def test_a_bundle_names_nothing_outside_its_folder(folder: Path) -> None:
     [
         ({"window": {"seconds": 2, "tick_hz": 15, "mel_hz": 100}}, r"window_model.onnx: input v is .*60, 8"),
         ({"labels": LABELS[:6]}, "output expression is"),
+        ({"sound": "waveform"}, r"window_model.onnx takes .*'mel'.*, not .*'waveform'"),
         ({"graphs": {"frame_encoder": "window_model.onnx", "window_model": "window_model.onnx"}}, "takes"),
         (
             {"graphs": {"frame_encoder": "parity.npz", "window_model": "window_model.onnx"}},

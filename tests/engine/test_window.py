@@ -1,6 +1,7 @@
 """Ticks, bins, bounds and masks: a window depends on what was captured, not on when it arrived."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -319,3 +320,30 @@ def test_how_bins_are_cut_does_not_change_what_is_voice(cuts: list[int], seed: i
         whole[i] == (mask[i] and levels[i] > levels[max(0, i - 4) : i + 1].max() - 1.5)
         for i in range(len(mel))
     )
+
+
+def test_a_bundle_that_takes_the_waveform_gets_the_very_samples_in_their_bins(small: Bundle) -> None:
+    bundle = replace(small, sound="waveform")
+    hop, rate_hz = bundle.mel.hop, bundle.mel.rate_hz
+    sound = heard(0, 5 * rate_hz).samples
+    windows = []
+    for size in (160, 1000):  # samples a block
+        line = Timeline(bundle, epoch_ns=EPOCH_NS, has_video=False)
+        for start in range(0, len(sound), size):
+            t_ns = EPOCH_NS + start * 1_000_000_000 // rate_hz
+            line.push_block(Block(t_ns=t_ns, seq=0, samples=sound[start : start + size]))
+        windows.append([line.window(EPOCH_NS + end * MS)[1] for end in (2000, 4800)])
+    (early, late), (_, again) = windows
+    assert np.array_equal(late.waveform, again.waveform)
+    assert early.audio_mask.sum() == 199  # the first frame's centre is in the second bin
+    assert not early.waveform[np.repeat(~early.audio_mask, hop)].any()
+    assert late.audio_mask.all()
+    first = int(np.flatnonzero(sound == late.waveform[0])[0])
+    assert np.array_equal(late.waveform, sound[first : first + 4 * rate_hz])
+    assert abs(first - 0.8 * rate_hz) <= hop / 2  # within half a bin of where it belongs
+
+
+def test_without_being_asked_for_the_waveform_is_not_kept(short: Bundle) -> None:
+    line = Timeline(short, epoch_ns=EPOCH_NS)
+    line.push_block(heard(0, 16_000))
+    assert line.window(EPOCH_NS + 900 * MS)[1].waveform.size == 0

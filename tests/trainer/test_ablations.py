@@ -38,7 +38,7 @@ def inputs(batch: int = 2) -> dict[str, Tensor]:
         "v": normal(batch, 60, 12), "o": normal(batch, 60, 6),
         "video_mask": torch.rand(batch, 60, generator=drawn) < 0.8,
         "face_baseline": normal(batch, 18), "face_weight": torch.rand(batch, generator=drawn),
-        "mel": normal(batch, 400, 64) - 8, "audio_mask": torch.rand(batch, 400, generator=drawn) < 0.8,
+        "sound": normal(batch, 400, 64) - 8, "audio_mask": torch.rand(batch, 400, generator=drawn) < 0.8,
         "voice_baseline": normal(batch, 64) - 8, "voice_weight": torch.rand(batch, generator=drawn),
     }  # fmt: skip
 
@@ -56,7 +56,7 @@ def change(made: WindowModel, names: Sequence[str], head: int) -> float:
     [
         ("flow", ["o"], VIDEO),
         ("flow", ["o"], FUSED),
-        ("ife", ["mel", "voice_baseline"], VIDEO),
+        ("ife", ["sound", "voice_baseline"], VIDEO),
         ("ife", ["v", "o", "face_baseline"], AUDIO),
         ("own_mean", ["face_baseline", "face_weight"], FUSED),
         ("own_mean", ["voice_baseline", "voice_weight"], FUSED),

@@ -36,7 +36,7 @@ def inputs(batch: int = 3) -> dict[str, torch.Tensor]:
         "video_mask": torch.rand(batch, TICKS, generator=generator) < 0.8,
         "face_baseline": normal(batch, 18),
         "face_weight": torch.rand(batch, generator=generator),
-        "mel": normal(batch, BINS, 64) - 8,
+        "sound": normal(batch, BINS, 64) - 8,
         "audio_mask": torch.rand(batch, BINS, generator=generator) < 0.8,
         "voice_baseline": normal(batch, 64) - 8,
         "voice_weight": torch.rand(batch, generator=generator),
@@ -137,7 +137,7 @@ def without(values: dict[str, torch.Tensor], mask: str) -> dict[str, torch.Tenso
 def test_what_is_masked_has_no_influence_bit_by_bit(model: WindowModel, rubbish: float) -> None:
     clean = inputs()
     spoiled = dict(clean)
-    for name, mask in (("v", "video_mask"), ("o", "video_mask"), ("mel", "audio_mask")):
+    for name, mask in (("v", "video_mask"), ("o", "video_mask"), ("sound", "audio_mask")):
         spoiled[name] = torch.where(clean[mask][..., None], clean[name], torch.tensor(rubbish))
     assert torch.equal(logits(model, clean), logits(model, spoiled))
 
@@ -169,7 +169,7 @@ def test_no_sense_at_all_is_finite(model: WindowModel) -> None:
     assert torch.isfinite(logits(model, without(without(inputs(), "video_mask"), "audio_mask"))).all()
 
 
-@pytest.mark.parametrize("name", ["v", "o", "mel"])
+@pytest.mark.parametrize("name", ["v", "o", "sound"])
 def test_time_order_matters(model: WindowModel, name: str) -> None:
     values = inputs()
     for mask in MASKS:
@@ -186,7 +186,7 @@ def test_a_batch_is_its_rows(model: WindowModel) -> None:
 
 def test_gain_of_the_microphone_does_not_count_without_a_baseline(model: WindowModel) -> None:
     values = inputs() | {"voice_weight": torch.zeros(3)}
-    louder = values | {"mel": values["mel"] + 2.0}
+    louder = values | {"sound": values["sound"] + 2.0}
     torch.testing.assert_close(logits(model, values), logits(model, louder), atol=1e-4, rtol=1e-4)
 
 

@@ -9,8 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from trainer.labels import HEADS
+from trainer.model.extractors import load_frame_extractor, load_sound_extractor
 from trainer.model.frame_encoder import FrameEncoder
 from trainer.model.window_model import WindowModel
+
+
+def new_frame_encoder(config: dict[str, Any]) -> FrameEncoder:
+    """The frame encoder of a configuration, untrained but for an extractor. Raises ValueError as `DE3`."""
+    table = config.get("frame_extractor")
+    return FrameEncoder(**config["frame_encoder"], extractor=load_frame_extractor(table) if table else None)
+
+
+def takes_waveform(config: dict[str, Any]) -> bool:
+    """Whether the window model of a configuration takes the waveform, not log-mel."""
+    return "sound_extractor" in config
 
 
 class DE3(nn.Module):
@@ -19,7 +31,10 @@ class DE3(nn.Module):
     face_mean: (appearance + motion,) float32; voice_mean: (bands,) float32; temperatures: (3,) float32,
     in the order of `HEADS`.
     config: the tables `frame_encoder` and `window_model`, and `attributes`, the names of continuous
-    attributes, where there are any.
+    attributes, where there are any. With `frame_extractor` and `sound_extractor` (see
+    `trainer.model.extractors`) these stand in front of the window model in place of encoders that learn.
+
+    Raises ValueError where an extractor cannot be had or does not fit.
     """
 
     face_mean: Tensor
@@ -28,9 +43,12 @@ class DE3(nn.Module):
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
-        self.frame_encoder = FrameEncoder(**config["frame_encoder"])
-        attributes = len(config.get("attributes", ()))
-        self.window_model = WindowModel(**config["window_model"], attributes=attributes)
+        self.frame_encoder = new_frame_encoder(config)
+        self.window_model = WindowModel(
+            **config["window_model"],
+            attributes=len(config.get("attributes", ())),
+            extractor=load_sound_extractor(config["sound_extractor"]) if takes_waveform(config) else None,
+        )
         tokens = config["frame_encoder"]["appearance"] + config["frame_encoder"]["motion"]
         self.register_buffer("face_mean", torch.zeros(tokens))
         self.register_buffer("voice_mean", torch.zeros(config["window_model"].get("bands", 64)))

@@ -5,8 +5,12 @@ Runs once a frame, ever. It knows nothing of time, sound or windows; those are t
 Shapes: B frames, H x W pixels, C channels.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+from trainer.model.extractors import FrameExtractor
 
 
 class SqueezeExcite(nn.Module):
@@ -53,7 +57,7 @@ class AppearanceEncoder(nn.Module):
     camera do not count.
     """
 
-    def __init__(self, channels: tuple[int, ...], token: int, dropout: float) -> None:
+    def __init__(self, channels: Sequence[int], token: int, dropout: float) -> None:
         super().__init__()
         stem, *stages = channels
         layers: list[nn.Module] = [
@@ -112,6 +116,9 @@ class FrameEncoder(nn.Module):
     flow: (B, 2, 56, 56) float32, pixels per second at crop scale.
     v: (B, appearance) float32; o: (B, motion) float32; tokens of about unit deviation.
     expression: (B, labels) float32, logits of what the face alone shows in this frame.
+
+    extractor: gives `v` in place of an appearance encoder of our own, as wide as it is; then there are no
+        `appearance_channels`. Raises ValueError where `appearance` is another width.
     """
 
     def __init__(
@@ -121,12 +128,17 @@ class FrameEncoder(nn.Module):
         appearance: int,
         motion: int,
         flow_size: int,
-        appearance_channels: tuple[int, ...],
         motion_channels: tuple[int, ...],
         dropout: float,
+        appearance_channels: Sequence[int] = (),
+        extractor: FrameExtractor | None = None,
     ) -> None:
         super().__init__()
-        self.appearance = AppearanceEncoder(appearance_channels, appearance, dropout)
+        if extractor is not None and appearance != extractor.width:
+            raise ValueError(
+                f"{extractor.origin} gives {extractor.width} numbers a frame, and appearance is {appearance}."
+            )
+        self.appearance: nn.Module = extractor or AppearanceEncoder(appearance_channels, appearance, dropout)
         self.motion = MotionEncoder(motion_channels, motion, flow_size)
         self.expression = nn.Linear(appearance, labels)
 

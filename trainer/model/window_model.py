@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from trainer.labels import HEADS
 from trainer.model.conformer import (
     MASKED,
-    ChannelDropout,
     Conformer,
     FeedForward,
     RotaryAttention,
@@ -27,8 +26,9 @@ from trainer.model.conformer import (
     masked_mean,
     tick_times,
 )
+from trainer.model.extractors import SoundExtractor
+from trainer.model.sound_input import MEL_PER_STEP, ExtractedSound, SoundInput
 
-MEL_PER_STEP = 4
 PARTS = ("flow", "pairwise_fusion", "ife", "own_mean")
 """What `without` may name: the parts whose worth `trainer.ablate` measures."""
 
@@ -68,57 +68,6 @@ class VideoInput(nn.Module):
         batch, parts, steps, width = parts_BPD.shape
         kept = self.dropout(parts_BPD.reshape(batch, parts, steps * width))  # drops a whole view at a time
         return kept.view(batch, parts, steps, width).sum(1)
-
-
-class SoundInput(nn.Module):
-    """Log-mel, free of the microphone's gain and beside its distance from the voice's baseline, to 25 Hz.
-
-    own_mean: False for the log-mel alone; the gain, one number a window, is taken out all the same.
-    """
-
-    def __init__(
-        self, bands: int, width: int, channels: tuple[int, int, int], dropout: float, own_mean: bool = True
-    ) -> None:
-        super().__init__()
-        first, second, third = channels
-        self.own_mean = own_mean
-        self.first = nn.Conv2d(2 if own_mean else 1, first, 3, (2, 2), 1, bias=False)
-        self.second = nn.Conv2d(first, second, 3, (2, 2), 1, bias=False)
-        self.third = nn.Conv2d(second, third, 3, (1, 2), 1, bias=False)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)  # keeps loudness, unlike a layer norm
-        self.out = nn.Linear(third * (bands // 8), width)
-        if own_mean:
-            self.trust = nn.Linear(1, width, bias=False)
-        self.dropout = ChannelDropout(dropout)
-
-    def forward(
-        self, mel_BMF: Tensor, mask_BM: Tensor, baseline_BF: Tensor, weight_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Returns (B, S, D) and its mask (B, S)."""
-        mel = masked(mel_BMF, mask_BM)
-        energy_BM = torch.where(
-            mask_BM, mel.mean(2), torch.full((), MASKED, dtype=mel.dtype, device=mel.device)
-        )
-        level_B = torch.logsumexp(energy_BM, 1) - torch.log(mask_BM.sum(1).clamp(min=1).to(mel.dtype))
-        own = (mel - level_B[:, None, None]) / 3
-        views = [masked(own, mask_BM)]
-        if self.own_mean:
-            views.append(masked((mel - baseline_BF[:, None]) / 3 * weight_B[:, None, None], mask_BM))
-        x_BCMF = torch.stack(views, 1)
-        mask = mask_BM
-        for convolution, norm, stride in zip(
-            (self.first, self.second, self.third), self.norms, (2, 2, 1), strict=True
-        ):
-            if stride == 2:
-                mask = mask[:, ::2] | mask[:, 1::2]
-            x_BCMF = F.silu(norm(convolution(x_BCMF)))
-            x_BCMF = torch.where(
-                mask[:, None, :, None], x_BCMF, torch.zeros((), dtype=x_BCMF.dtype, device=x_BCMF.device)
-            )
-        x_BSD = self.out(x_BCMF.permute(0, 2, 1, 3).flatten(2))
-        if self.own_mean:
-            x_BSD = x_BSD + self.trust(weight_B[:, None])[:, None]
-        return self.dropout(x_BSD), mask
 
 
 class PairwiseFusion(nn.Module):
@@ -211,6 +160,8 @@ class WindowModel(nn.Module):
     view_dropout: share of windows that lose the token, its distance from the window's mean, or from the
         baseline, so that none of the three is relied on alone; without it, `dropout`.
     trained_heads: those that learn; the fused output is the product of what these say (see `_weights`).
+    extractor: what `sound` goes through, the waveform (B, 160 M) at 16 kHz. Without one it is log-mel
+        (B, M, F), and goes through convolutions of `sound_channels`.
     still_expression: what stills taught the frame encoder has half of the face's say in the fused output.
     attributes: how many continuous attributes every head gives beside its labels; with none the graph has no
         such output.
@@ -227,8 +178,8 @@ class WindowModel(nn.Module):
         kernel: int,
         blocks: int,
         sound_blocks: int,
-        sound_channels: tuple[int, int, int],
         dropout: float,
+        sound_channels: Sequence[int] = (),
         ticks: int = 60,
         tick_s: float = 1 / 15,
         mel_bins: int = 400,
@@ -239,6 +190,7 @@ class WindowModel(nn.Module):
         trained_heads: Sequence[str] = HEADS,
         still_expression: bool = False,
         attributes: int = 0,
+        extractor: SoundExtractor | None = None,
     ) -> None:
         super().__init__()
         if unknown := sorted({*without} - {*PARTS} | {*trained_heads} - {*HEADS}):
@@ -250,7 +202,11 @@ class WindowModel(nn.Module):
         steps_S = tick_times(mel_bins // MEL_PER_STEP, mel_s * MEL_PER_STEP)
         self.appearance_width = appearance
         self.appearance_in = VideoInput(appearance, width, view_dropout, own_mean)
-        self.sound_in = SoundInput(bands, width, tuple(sound_channels), dropout, own_mean)
+        self.sound_in: nn.Module = (
+            SoundInput(bands, width, sound_channels, dropout, own_mean)
+            if extractor is None
+            else ExtractedSound(extractor, bands, width, dropout, own_mean)
+        )
         common = {"width": width, "heads": heads, "kernel": kernel, "dropout": dropout}
         self.appearance_encoder = Conformer(blocks=blocks, times=ticks_T, **common)
         self.sound_encoder = Conformer(blocks=sound_blocks, times=steps_S, **common)
@@ -277,7 +233,7 @@ class WindowModel(nn.Module):
         video_mask: Tensor,
         face_baseline: Tensor,
         face_weight: Tensor,
-        mel: Tensor,
+        sound: Tensor,
         audio_mask: Tensor,
         voice_baseline: Tensor,
         voice_weight: Tensor,
@@ -294,7 +250,7 @@ class WindowModel(nn.Module):
             m = self.motion_encoder(self.motion_in(o, video_mask, face_o, face_weight), video_mask)
             fused = "pairwise_fusion" not in self.without
             video = self.pairwise_fusion(video, m, video_mask) if fused else (video + m) / 2
-        heard, sound_mask = self.sound_in(mel, audio_mask, voice_baseline, voice_weight)
+        heard, sound_mask = self.sound_in(sound, audio_mask, voice_baseline, voice_weight)
         sound = self.sound_encoder(heard, sound_mask)
         if "ife" in self.without:
             video_up, sound_up = video, sound

@@ -1,0 +1,103 @@
+"""What the window model makes of sound, at 25 Hz: log-mel, or the waveform through a frozen extractor.
+
+It knows nothing of faces and heads. Data leaves as a sequence and its mask.
+
+Shapes: B windows, N samples (16 kHz), M mel bins (100 Hz), S sound steps (25 Hz), F bands, W width of the
+extractor, D width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.model.conformer import MASKED, ChannelDropout, masked, masked_mean
+from trainer.model.extractors import SoundExtractor
+
+MEL_PER_STEP = 4
+
+
+class SoundInput(nn.Module):
+    """Log-mel, free of the microphone's gain and beside its distance from the voice's baseline, to 25 Hz.
+
+    own_mean: False for the log-mel alone; the gain, one number a window, is taken out all the same.
+    """
+
+    def __init__(
+        self, bands: int, width: int, channels: Sequence[int], dropout: float, own_mean: bool = True
+    ) -> None:
+        super().__init__()
+        first, second, third = channels
+        self.own_mean = own_mean
+        self.first = nn.Conv2d(2 if own_mean else 1, first, 3, (2, 2), 1, bias=False)
+        self.second = nn.Conv2d(first, second, 3, (2, 2), 1, bias=False)
+        self.third = nn.Conv2d(second, third, 3, (1, 2), 1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)  # keeps loudness, unlike a layer norm
+        self.out = nn.Linear(third * (bands // 8), width)
+        if own_mean:
+            self.trust = nn.Linear(1, width, bias=False)
+        self.dropout = ChannelDropout(dropout)
+
+    def forward(
+        self, mel_BMF: Tensor, mask_BM: Tensor, baseline_BF: Tensor, weight_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns (B, S, D) and its mask (B, S)."""
+        mel = masked(mel_BMF, mask_BM)
+        energy_BM = torch.where(
+            mask_BM, mel.mean(2), torch.full((), MASKED, dtype=mel.dtype, device=mel.device)
+        )
+        level_B = torch.logsumexp(energy_BM, 1) - torch.log(mask_BM.sum(1).clamp(min=1).to(mel.dtype))
+        own = (mel - level_B[:, None, None]) / 3
+        views = [masked(own, mask_BM)]
+        if self.own_mean:
+            views.append(masked((mel - baseline_BF[:, None]) / 3 * weight_B[:, None, None], mask_BM))
+        x_BCMF = torch.stack(views, 1)
+        mask = mask_BM
+        for convolution, norm, stride in zip(
+            (self.first, self.second, self.third), self.norms, (2, 2, 1), strict=True
+        ):
+            if stride == 2:
+                mask = mask[:, ::2] | mask[:, 1::2]
+            x_BCMF = F.silu(norm(convolution(x_BCMF)))
+            x_BCMF = torch.where(
+                mask[:, None, :, None], x_BCMF, torch.zeros((), dtype=x_BCMF.dtype, device=x_BCMF.device)
+            )
+        x_BSD = self.out(x_BCMF.permute(0, 2, 1, 3).flatten(2))
+        if self.own_mean:
+            x_BSD = x_BSD + self.trust(weight_B[:, None])[:, None]
+        return self.dropout(x_BSD), mask
+
+
+class ExtractedSound(nn.Module):
+    """Features of a frozen extractor beside their distance from the window's mean, at 25 Hz.
+
+    The slow baseline is of the log-mel, which the features cannot be held against: what it says of this voice
+    and microphone, free of gain, is added to every step as it is.
+    own_mean: False for the features alone.
+    """
+
+    def __init__(
+        self, extractor: SoundExtractor, bands: int, width: int, dropout: float, own_mean: bool = True
+    ) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.own_mean = own_mean
+        self.feature = nn.Linear(extractor.width, width)
+        if own_mean:
+            self.from_window = nn.Linear(extractor.width, width, bias=False)
+            self.colour = nn.Linear(bands, width, bias=False)
+            self.trust = nn.Linear(1, width, bias=False)
+        self.dropout = ChannelDropout(dropout)
+
+    def forward(
+        self, waveform_BN: Tensor, mask_BM: Tensor, baseline_BF: Tensor, weight_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns (B, S, D) and its mask (B, S)."""
+        x_BSW, mask_BS = self.extractor(waveform_BN, mask_BM)
+        x_BSD = self.feature(x_BSW)
+        if self.own_mean:
+            colour_BF = (baseline_BF - baseline_BF.mean(1, keepdim=True)) / 3 * weight_B[:, None]
+            voice_BD = self.colour(colour_BF) + self.trust(weight_B[:, None])
+            x_BSD = x_BSD + self.from_window(x_BSW - masked_mean(x_BSW, mask_BS)[:, None]) + voice_BD[:, None]
+        return self.dropout(masked(x_BSD, mask_BS)), mask_BS
