@@ -62,8 +62,8 @@ INTO = Field("into", (), np.dtype(np.int64))
 def open_inductor(bundle: Bundle, folder: Path | None = None) -> "InductorBackend":
     """The back end on the newest plan of a bundle for this machine.
 
-    Raises BackendError: a bundle that takes waveforms, no torch, no card, no plan or one for another machine, a plan that is cut short, not
-    enough memory.
+    Raises BackendError: a bundle that takes waveforms, no torch, no card, no plan or one for another machine,
+    a plan that is cut short, not enough memory.
     """
     refuse_waveforms(bundle)
     device = TorchDevice()

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from opened_engines import STAND_INS, opened
 from small_bundle import write_bundle
 
-from engine.backends import choose
 from engine.backends.base import GraphBackend
 from engine.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
 
@@ -84,10 +84,6 @@ def processor(monkeypatch: pytest.MonkeyPatch, plans: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(plans))
 
 
-STAND_INS = {"tensorrt": "card", "inductor": "processor"}
-"""By engine that runs plans, the fixture that lets it run without a card."""
-
-
 @pytest.fixture(params=["onnx", "openvino", *STAND_INS])
 def engine(request: pytest.FixtureRequest) -> str:
     """The name of each engine: those for CPUs that are installed, and those for cards as their stand-ins."""
@@ -97,21 +93,6 @@ def engine(request: pytest.FixtureRequest) -> str:
     else:
         pytest.importorskip({"onnx": "onnxruntime", "openvino": "openvino"}[name])
     return name
-
-
-def opened(bundle: Bundle, engine: str) -> GraphBackend:
-    """The back end `engine` for a bundle; a plan for four tracks is built where it needs one."""
-    if engine in STAND_INS:
-        from engine.build import Builder, Progress
-
-        builder = Builder(bundle, engine=engine)
-        if not builder.file("fp32", 4).exists():
-            builder.build("fp32", 4, lambda line: None, Progress())
-    backend = choose(bundle, engine).backend
-    assert hasattr(backend, "encode")
-    assert hasattr(backend, "answers")
-    found: GraphBackend = backend
-    return found
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import opened
 from numpy.typing import NDArray
+from opened_engines import opened
 from small_bundle import write_bundle
 
 import engine.backends

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from conftest import STAND_INS, opened
+from opened_engines import STAND_INS, opened
 from test_backends import faces, window_at
 
 from engine.backends.card import CardBackend

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import STAND_INS, opened
 from numpy.typing import NDArray
+from opened_engines import STAND_INS, opened
 
 from engine.backends.base import GraphBackend
 from engine.backends.onnx import OnnxBackend

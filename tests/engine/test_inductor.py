@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import opened
+from opened_engines import opened
 from test_backends import faces, window_at
 
 import engine.backends

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import opened
+from opened_engines import opened
 from test_backends import faces, window_at
 
 from engine.backends import choose
