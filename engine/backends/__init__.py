@@ -18,9 +18,9 @@ import numpy as np
 
 from engine.backends.base import Backend, HostBackend
 from engine.bundle import Bundle
+from engine.cache import cache_folder
 from engine.errors import BackendError
 from engine.plans.store import has_plans, plan_folder
-from engine.signals.finder import cache_folder
 
 ENGINES = ("auto", "tensorrt", "onnx", "openvino")
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
