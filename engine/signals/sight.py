@@ -107,7 +107,7 @@ class Sight:
         scale = min(1.0, SCAN_SIZE / max(height, width))
         small = _resized(picture, scale)
         ratio = (small.shape[1] / width, small.shape[0] / height)
-        return [_placed(d, (0, 0), ratio) for d in self._finder.find(small)]
+        return self._agreed([_placed(d, (0, 0), ratio) for d in self._finder.find(small)])
 
     def near(self, image: UInt8, face: Detection, unseen_ns: int = 0) -> list[Detection]:
         """The faces around a place of the picture that `grey` was asked of last.
@@ -119,7 +119,7 @@ class Sight:
             return self._around(image, face)
         if unseen_ns < CONFIRM_NS and (followed := self._follower.follow(self._now, face)) is not None:
             return [followed]
-        found = [self.refined(image, each) for each in self._around(self._now, face)]
+        found = self._around(self._now, face)
         if not found and CONFIRM_NS <= unseen_ns < DOUBT_NS:
             followed = self._follower.follow(self._now, face)
             return [] if followed is None else [followed]
@@ -128,8 +128,7 @@ class Sight:
     def refined(self, image: UInt8, coarse: Detection) -> Detection:
         """The same face seen closer, where it is found again."""
         if self._follower is not None:
-            closer = self._follower.follow(self._now, coarse)
-            return coarse if closer is None else replace(closer, followed=False)
+            return coarse  # it was looked at closely when it was found
         limit = 0.5 * max(coarse.box[2:])
         near = [d for d in self.near(image, coarse) if math.dist(centre(d), centre(coarse)) < limit]
         return min(near, key=lambda d: math.dist(centre(d), centre(coarse))) if near else coarse
@@ -147,7 +146,14 @@ class Sight:
         inside = region[round((y - top) * scale) :, round((x - left) * scale) :]
         small = _resized(part, scale)[: inside.shape[0], : inside.shape[1]]
         inside[: small.shape[0], : small.shape[1]] = small
-        return [_placed(d, (left, top), (scale, scale)) for d in self._finder.find(region)]
+        return self._agreed([_placed(d, (left, top), (scale, scale)) for d in self._finder.find(region)])
+
+    def _agreed(self, found: list[Detection]) -> list[Detection]:
+        """What was found, in the picture's own detail; there a finder that can follow must see it too."""
+        if self._follower is None:
+            return found
+        closer = (self._follower.follow(self._now, each) for each in found)
+        return [replace(each, followed=False) for each in closer if each is not None]
 
     def crop(self, grey: UInt8, followed: Followed) -> UInt8:
         """The followed face in the crop's size, grey."""
