@@ -1,5 +1,7 @@
 """A trained model on disk: two graphs and a manifest that says everything training and live must share.
 
+A bundle may also carry two small graphs that find faces (`FaceGraphs`), so that nothing has to be fetched.
+
 `load_bundle` reads the manifest, checks every file's digest and that the graphs take and give what the
 manifest promises, and returns the frozen `Bundle`; what does not fit is refused with a BundleError that
 names the file. A bundle is data: loading one executes and unpickles nothing. This file knows no inference
@@ -18,6 +20,7 @@ import numpy as np
 from engine.errors import BundleError
 from engine.graph import Port, read_ports
 from engine.signals.align import CropParams
+from engine.signals.face_networks import CROP, LEVELS, ROW
 from engine.signals.flow import FlowParams
 from engine.signals.sound import MelParams
 from engine.types import Float32, JsonMap
@@ -87,6 +90,19 @@ class BaselineSpec:
     voice_mean: Float32
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaceGraphs:
+    """The networks that find faces (see `engine.signals.face_networks`), and how sure is sure enough.
+
+    find_at: the least confidence, 0..1, of a face found; follow_at: of one looked at again.
+    """
+
+    finder: Path
+    aligner: Path
+    find_at: float
+    follow_at: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Bundle:
     """A checked bundle. Paths are absolute; every file was read and had the manifest's digest.
@@ -96,6 +112,7 @@ class Bundle:
     attribute_ranges: what -1 and 1 of an attribute were on the scale it was rated on, where that differs.
     temperatures: by head; logits are divided by it before the softmax. smoothing_s: see `engine.smoothing`.
     sound: what of a window's sound the window model takes, and under which name: its log-mel or its waveform.
+    faces: the face finder it carries, None where it has none.
     """
 
     path: Path
@@ -121,6 +138,7 @@ class Bundle:
     parity: Path
     training: JsonMap
     licence: str
+    faces: FaceGraphs | None = None
 
     @property
     def sound_shape(self) -> tuple[int, ...]:
@@ -200,6 +218,7 @@ def _parse(folder: Path, digest: str, manifest: JsonMap) -> Bundle:
         parity=folder / _plain(manifest["parity"]["file"], manifest["files"]),
         training=dict(manifest["training"]),
         licence=str(manifest["licence"]),
+        faces=_faces(folder, manifest["faces"], manifest["files"]) if "faces" in manifest else None,
     )
     _check_sense(bundle)
     return bundle
@@ -227,6 +246,18 @@ def _check_sense(bundle: Bundle) -> None:
         raise ValueError(f"a window of {window.ticks} ticks and {window.bins} mel bins")
     if len(bundle.crop.template) != 5:
         raise ValueError(f"crop.template has {len(bundle.crop.template)} points, not 5")
+
+
+def _faces(folder: Path, faces: JsonMap, files: JsonMap) -> FaceGraphs:
+    find_at, follow_at = float(faces["find_at"]), float(faces["follow_at"])
+    if not 0 < find_at < 1 or not 0 < follow_at < 1:
+        raise ValueError(f"faces has find_at {find_at} and follow_at {follow_at}, not both between 0 and 1")
+    return FaceGraphs(
+        finder=folder / _plain(faces["finder"], files),
+        aligner=folder / _plain(faces["aligner"], files),
+        find_at=find_at,
+        follow_at=follow_at,
+    )
 
 
 def _window(window: JsonMap) -> WindowSpec:
@@ -316,7 +347,20 @@ def _expected_ports(bundle: Bundle) -> tuple[tuple[Path, Ports, Ports], ...]:
     )
     if bundle.attributes:
         window_model[1]["attributes"] = floats(len(bundle.heads), len(bundle.attributes))
-    return (bundle.frame_encoder, *encoder), (bundle.window_model, *window_model)
+    graphs = ((bundle.frame_encoder, *encoder), (bundle.window_model, *window_model))
+    return graphs if bundle.faces is None else (*graphs, *_face_ports(bundle.faces))
+
+
+def _face_ports(faces: FaceGraphs) -> tuple[tuple[Path, Ports, Ports], ...]:
+    def ports(*names: str, dtype: str, shape: tuple[int | None, ...]) -> Ports:
+        return {name: Port(dtype, shape) for name in names}
+
+    cells = ports(*LEVELS, dtype="float32", shape=(None, ROW, None, None))
+    crop = ports("crop", dtype="uint8", shape=(None, 1, CROP, CROP))
+    return (
+        (faces.finder, ports("picture", dtype="uint8", shape=(None, 1, None, None)), cells),
+        (faces.aligner, crop, ports("face", dtype="float32", shape=(None, ROW))),
+    )
 
 
 def _check_graph(file: Path, data: bytes, inputs: Ports, outputs: Ports) -> None:

@@ -34,8 +34,9 @@ class Recognizer:
     pictures more than some twenty seconds ahead of the last window are lost (counted in `counts`).
 
     bundle: a folder, None for the one in the package. engine: "auto", "tensorrt", "onnx" or "openvino".
-    face_model: a YuNet file; offline: never fetch one. epoch_ns: where the grid of ticks begins; nothing
-    before it is used. has_video, has_audio: False where that kind will never come.
+    face_model: a YuNet file, or "yunet", instead of the bundle's finder; offline: never fetch one.
+    epoch_ns: where the grid of ticks begins; nothing before it is used. has_video, has_audio: False where
+    that kind will never come.
 
     Raises BundleError, BackendError or FinderError where a part cannot be had, ValueError for an unknown
     engine. `reasons` says in words which engine and which face finder were taken, and why.
@@ -56,7 +57,7 @@ class Recognizer:
         reasons = [recognition.choice]
         self._tracker: FaceTracker | None = None
         if has_video:
-            finder, notice = load_finder(face_model=face_model, offline=offline)
+            finder, notice = load_finder(face_model, offline, self.bundle)
             self._tracker = FaceTracker(finder, self.bundle.crop)
             reasons.append(notice)
         self.reasons = tuple(reason for reason in reasons if reason)

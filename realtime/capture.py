@@ -122,12 +122,11 @@ def _face_tracker(job: CaptureJob) -> "tuple[FaceTracker | FacesTracker, tuple[s
     from engine.signals.face import FaceTracker, load_finder
     from engine.signals.faces import FacesTracker
 
-    finder, notice = load_finder(face_model=job.face_model, offline=job.offline)
-    notices = (notice,) if notice else ()
-    crop = load_bundle(job.bundle).crop
+    bundle = load_bundle(job.bundle)
+    finder, notice = load_finder(job.face_model, job.offline, bundle)
     if job.faces > 1:
-        return FacesTracker(finder, crop, most=job.faces), notices
-    return FaceTracker(finder, crop), notices
+        return FacesTracker(finder, bundle.crop, most=job.faces), (notice,)
+    return FaceTracker(finder, bundle.crop), (notice,)
 
 
 def open_source(spec: SourceSpec, *, paced: bool, anchor_ns: int | None) -> Source:

@@ -211,7 +211,12 @@ def parser() -> argparse.ArgumentParser:
     add("--no-pace", action="store_false", dest="pace", help="files: as fast as possible, nothing dropped")
     add("--duration", type=float, metavar="S", help="end after so many seconds")
     add("--out", type=Path, metavar="FILE.jsonl|FILE.csv", help="write every emotion message here too")
-    add("--face-model", type=Path, metavar="FILE", help="YuNet's ONNX file, instead of the one fetched once")
+    add(
+        "--face-model",
+        type=Path,
+        metavar="FILE",
+        help="YuNet's ONNX file (or yunet, fetched once) instead of the bundle's finder",
+    )
     add("--offline", action="store_true", help="never try to fetch anything")
     add("--config", type=Path, metavar="FILE.toml", help="the same keys as these flags; flags win")
     add("--log-json", action="store_true", help="log lines as JSON")

@@ -19,7 +19,6 @@ from engine.signals.finder import FaceFinder, load_finder
 from engine.types import Block, Frame
 from realtime.sources.media import open_media
 from tests.engine.small_bundle import LABELS, O, V, write_bundle
-from tests.peers.program import YUNET, face_flags
 
 NETWORK = {
     "frame_encoder": {
@@ -45,7 +44,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finder() -> FaceFinder:
-    return load_finder(face_model=YUNET if YUNET.is_file() else None, offline=True)[0]
+    return load_finder(offline=True)[0]
 
 
 def test_quantiles_are_values_that_were_measured() -> None:
@@ -92,7 +91,7 @@ def test_an_engine_that_is_not_installed_is_named(bundle: Path, monkeypatch: pyt
 
 
 def flags(bundle: Path, camera: str | Path) -> tuple[str, ...]:
-    return ("--camera", str(camera), "--engine", "onnx", "--bundle", str(bundle), *face_flags())
+    return ("--camera", str(camera), "--engine", "onnx", "--bundle", str(bundle), "--offline")
 
 
 def test_a_camera_is_watched_from_capture_to_subscriber(bundle: Path, clip: Path) -> None:
@@ -118,7 +117,7 @@ def test_every_step_is_measured_and_the_last_line_is_json(
     bundle: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--case", "stages", "--seconds", "0.5", "--bundle", str(bundle), "--clip", str(clip)]
-    arguments += ["--json", str(tmp_path / "figures.json"), *face_flags()]
+    arguments += ["--json", str(tmp_path / "figures.json"), "--offline"]
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     report: dict[str, Any] = json.loads(lines[-1])
@@ -133,7 +132,7 @@ def test_every_step_is_measured_and_the_last_line_is_json(
 def test_flow_is_compared_with_or_without_a_gpu(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--quick", "--bundle", str(bundle), "--json", str(tmp_path / "figures.json"), *face_flags()]
+    arguments = ["--quick", "--bundle", str(bundle), "--json", str(tmp_path / "figures.json"), "--offline"]
     assert flow_benchmark.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     report: dict[str, Any] = json.loads(lines[-1])

@@ -21,9 +21,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from engine.bundle import DEFAULT_BUNDLE
 from engine.signals.align import TEMPLATE
 from engine.signals.flow import FlowParams
 from engine.signals.sound import MelParams
+from trainer.carried_faces import carry
 from trainer.labels import HEADS, LABELS
 from trainer.model.de3 import DE3, takes_waveform
 from trainer.prepare_voices import VOICE_FLOOR
@@ -173,10 +175,10 @@ def _to_onnx(
             opset_version=OPSET,
             verbose=False,
         )
-    _forget_origins(path)
+    forget_origins(path)
 
 
-def _forget_origins(path: Path) -> None:
+def forget_origins(path: Path) -> None:
     """Take out of a graph where each node's code lies on this machine; what it computes stays."""
     model = onnx.load(path)
     for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
@@ -192,6 +194,9 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="default: runs/NAME/calibrated.safetensors")
     parser.add_argument("--out", type=Path, help="folder of the bundle; default: runs/NAME/bundle")
     parser.add_argument("--card", type=Path, help="Markdown: on what, how well, what it cannot do, licence")
+    parser.add_argument(
+        "--faces", type=Path, default=DEFAULT_BUNDLE, help="bundle whose face finder it carries on"
+    )
     parser.add_argument("--version", default="1")
     arguments = parser.parse_args()
     try:
@@ -219,6 +224,7 @@ def main() -> None:
         training=training,
         pictures=[arguments.card.parent / name for name in shown(card)] if arguments.card else (),
     )
+    carry(arguments.faces, out)
     size = sum(file.stat().st_size for file in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB; it runs with: python -m realtime.run --bundle {out}")
 

@@ -94,7 +94,7 @@ def prepare(request: Request, progress: Progress) -> Summary:
     bundle = load_bundle()
     finder, notice = load_finder(request.face_model, request.offline)
     progress.console.print(notice)
-    store = Store.open(request.out, settings_of(bundle, finder, request.face_model))
+    store = Store.open(request.out, settings_of(bundle, finder))
     lost = {take.name: "a file of it is missing" for take in takes if not _readable(take)}
     missing = [take for take in takes if take.name not in lost and not store.file(take).is_file()]
     started = time.monotonic()

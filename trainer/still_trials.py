@@ -48,7 +48,7 @@ def evaluate_stills(
     Raises BundleError, FinderError, FileNotFoundError or ValueError, each saying what is wrong.
     """
     bundle = load_bundle(bundle_folder)
-    finder, notice = load_finder(face_model=face_model, offline=offline)
+    finder, notice = load_finder(face_model, offline, bundle)
     stills = aligned(*load_ferplus(folder, split), finder, ENLARGE)
     summary = summarise(
         expression_logits(bundle, stills.crops, threads).astype(np.float64),

@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 import engine.lanes
 import engine.signals.align
 import engine.signals.face
+import engine.signals.face_networks
 import engine.signals.finder
 import engine.signals.sight
 import engine.signals.sound
+import engine.signals.yunet
 import engine.window
 import trainer.data.clips
 from engine.bundle import Bundle
 from engine.signals.face import FaceFinder, FaceTracker
-from engine.signals.finder import MODEL_VARIABLE
 from engine.types import Face, Frame
 from engine.window import UNBOUNDED_NS, Timeline
 from trainer.data.clips import contents, play
@@ -40,7 +41,9 @@ FORMAT = 1
 CODE: tuple[ModuleType, ...] = (
     trainer.data.clips,
     engine.signals.align,
+    engine.signals.face_networks,
     engine.signals.finder,
+    engine.signals.yunet,
     engine.signals.sight,
     engine.signals.face,
     engine.signals.sound,
@@ -118,9 +121,8 @@ def _clip(faces: list[tuple[int, Face]], ticks: int, size: int) -> MovingClip:
     return MovingClip(crops=crops, previous=previous, gap_ns=gap_ns, seen=seen)
 
 
-def settings_of(bundle: Bundle, finder: FaceFinder, face_model: Path | None) -> dict[str, Any]:
+def settings_of(bundle: Bundle, finder: FaceFinder) -> dict[str, Any]:
     """Everything that shapes a take but the take itself, as plain values."""
-    named = face_model or os.environ.get(MODEL_VARIABLE)
     return {
         "format": FORMAT,
         "crop": asdict(bundle.crop),
@@ -128,7 +130,7 @@ def settings_of(bundle: Bundle, finder: FaceFinder, face_model: Path | None) -> 
         "mel": asdict(bundle.mel),
         "window": asdict(bundle.window),
         "finder": type(finder).__name__,
-        "finder_file": hashlib.sha256(Path(named).read_bytes()).hexdigest() if named else None,
+        "finder_file": finder.digest,
         "opencv": cv2.__version__,
         "code": digest([inspect.getsource(module) for module in CODE]),
     }

@@ -19,9 +19,9 @@ import numpy as np
 from engine.backends.base import Backend, HostBackend
 from engine.backends.card import CardBackend
 from engine.bundle import Bundle
+from engine.cache import cache_folder
 from engine.errors import BackendError
 from engine.plans.store import BUILD, has_plans, plan_folder
-from engine.signals.finder import cache_folder
 
 ENGINES = ("auto", "tensorrt", "inductor", "onnx-cuda", "onnx", "openvino")
 PLANNED = {"tensorrt": "TensorRT", "inductor": "Inductor"}

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from engine.bundle import Bundle
+from engine.cache import cache_folder
 from engine.errors import BackendError
-from engine.signals.finder import cache_folder
 from engine.types import JsonMap
 
 MAGIC = b"de3-live plan 1\n"

@@ -9,11 +9,12 @@ finders themselves are in `engine.signals.finder`; several faces are followed by
 import math
 
 from engine.signals.align import CropParams
-from engine.signals.finder import Detection, FaceFinder, HaarFinder, YunetFinder, load_finder
+from engine.signals.detection import Detection, FaceFinder
+from engine.signals.finder import load_finder
 from engine.signals.sight import SECOND_NS, Followed, Sight, area, centre
 from engine.types import Frame, Observation
 
-__all__ = ["Detection", "FaceFinder", "FaceTracker", "HaarFinder", "YunetFinder", "load_finder"]
+__all__ = ["Detection", "FaceFinder", "FaceTracker", "load_finder"]
 
 SCAN_EVERY_NS = SECOND_NS // 2
 IDLE_SCAN_EVERY_NS = SECOND_NS // 16
@@ -42,6 +43,16 @@ class FaceTracker:
         self._last_ns = -(1 << 63)
         self._followed: Followed | None = None
         self._forget()
+
+    @property
+    def followed(self) -> Followed | None:
+        """The face as it was last seen, None where nobody is followed."""
+        return self._followed
+
+    @property
+    def track(self) -> int:
+        """The number of the face that is followed, or was last."""
+        return self._track
 
     def clear(self) -> None:
         """Between clips: forget place and pictures, but the next face keeps the track number."""
@@ -78,7 +89,8 @@ class FaceTracker:
         if frame.t_ns - last.t_ns > LOST_NS:
             self._followed = None
             return self._begin(frame)
-        near = [d for d in self._sight.near(frame.image, last.detection) if last.may_be(d, frame.t_ns)]
+        around = self._sight.near(frame.image, last.detection, frame.t_ns - last.confirmed_ns)
+        near = [d for d in around if last.may_be(d, frame.t_ns)]
         if near:
             rival = self._rival(frame, last)
             if rival is not None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from engine.signals.align import CropParams
 from engine.signals.assignment import assignment
+from engine.signals.detection import Detection, FaceFinder
 from engine.signals.face import (
     IDLE_SCAN_EVERY_NS,
     LOST_NS,
@@ -22,8 +23,7 @@ from engine.signals.face import (
     RIVAL_SCANS,
     SCAN_EVERY_NS,
 )
-from engine.signals.finder import Detection, FaceFinder
-from engine.signals.sight import SECOND_NS, Followed, Sight, area, centre
+from engine.signals.sight import DOUBT_NS, SECOND_NS, Followed, Sight, area, centre
 from engine.types import Face, Float32, Frame, Observation, UInt8
 
 ALONE = 2.0
@@ -55,9 +55,10 @@ class _Track:
     def expected(self, t_ns: int) -> Detection:
         """Where it should be by now."""
         seconds = min(t_ns - self.followed.t_ns, COASTING_NS) / SECOND_NS
-        x, y, width, height = self.followed.detection.box
-        box = (x + self.way[0] * seconds, y + self.way[1] * seconds, width, height)
-        return replace(self.followed.detection, box=box)
+        last = self.followed.detection
+        right, down = self.way[0] * seconds, self.way[1] * seconds
+        box = (last.box[0] + right, last.box[1] + down, *last.box[2:])
+        return replace(last, box=box, points=last.points + np.array((right, down), np.float32))
 
     def may_be(self, face: Detection, t_ns: int) -> bool:
         """Whether a face can be this one by its place, seen from where it was or from where it should be."""
@@ -116,8 +117,12 @@ class FacesTracker:
         """The faces of this picture, each once, and whether the whole of it was scanned."""
         found: list[Detection] = []
         all_seen = bool(self._tracks)
-        for track in self._tracks:
-            around = self._sight.near(frame.image, track.expected(frame.t_ns))
+        places = [track.expected(frame.t_ns) for track in self._tracks]
+        for track, place in zip(self._tracks, places, strict=True):
+            alone = all(_covered(place, other) == 0 for other in places if other is not place)
+            # Beside another face, looking where this one should be may well show that one.
+            unseen_ns = frame.t_ns - track.followed.confirmed_ns if alone else DOUBT_NS
+            around = self._sight.near(frame.image, place, unseen_ns)
             # Others there may be cut by the border of the part that was searched.
             near = [face for face in around if track.may_be(face, frame.t_ns)]
             all_seen &= bool(near)

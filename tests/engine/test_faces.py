@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_face import MS, SHARED, PaintedFinder, clip, picture, yunet  # noqa: F401
+from test_face import MS, SHARED, PaintedFinder, bundled, clip, finder, picture, yunet  # noqa: F401
 
 from engine.signals.assignment import assignment
 from engine.signals.faces import FacesTracker
@@ -107,8 +107,8 @@ def test_time_that_steps_back_begins_anew() -> None:
 def heads(name: str, size: tuple[int, int]) -> list[np.ndarray]:
     """The pictures of a clip, cut round the face where it is in the first one, at the size given."""
     frames = [frame.image for frame in clip(name, 75)]
-    finder = cv2.FaceDetectorYN.create(str(YUNET), "", frames[0].shape[1::-1], 0.6)
-    x, y, width, height = finder.detect(frames[0])[1][0][:4]
+    detector = cv2.FaceDetectorYN.create(str(YUNET), "", frames[0].shape[1::-1], 0.6)
+    x, y, width, height = detector.detect(frames[0])[1][0][:4]
     middle, half = (x + width / 2, y + height / 2), 0.75 * height
     ratio = size[0] / size[1]
     left, right = (int(max(middle[0] + sign * half * ratio, 0)) for sign in (-1, 1))
@@ -152,9 +152,9 @@ def crossing_clip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     return write_clip(path, seconds=SECONDS, fps=FPS, audio=False, size=(WIDTH, HEIGHT), picture=show)
 
 
-def test_faces_that_cross_leave_and_return_keep_their_numbers(crossing_clip: Path, yunet) -> None:  # noqa: F811
+def test_faces_that_cross_leave_and_return_keep_their_numbers(crossing_clip: Path, finder) -> None:  # noqa: F811
     """A goes right behind B, who goes left; A is out of view for less than a second, then B for more."""
-    tracker = FacesTracker(yunet, most=2)
+    tracker = FacesTracker(finder, most=2)
     people: dict[str, Counter[int]] = {"A": Counter(), "B": Counter(), "B again": Counter()}
     for observation in map(tracker.observe, clip(str(crossing_clip), 1000)):
         time_s = observation.t_ns / 1e9
@@ -175,9 +175,9 @@ def test_faces_that_cross_leave_and_return_keep_their_numbers(crossing_clip: Pat
 @pytest.mark.parametrize(
     ("name", "most", "people"), [("three_people.avi", 4, 3), ("interview_two_people.mp4", 3, 2)]
 )
-def test_real_people_are_told_apart(name: str, most: int, people: int, yunet) -> None:  # noqa: F811
+def test_real_people_are_told_apart(name: str, most: int, people: int, finder) -> None:  # noqa: F811
     """Six seconds, every second picture; there is room for one more, and nobody takes it."""
-    tracker = FacesTracker(yunet, most=most)
+    tracker = FacesTracker(finder, most=most)
     seen = [tracker.observe(frame) for frame in clip(name, 180)[::2]]
     assert {number for each in numbers(seen) for number in each} == set(range(people))
     assert numbers(seen).count(tuple(range(people))) > 0.95 * len(seen)

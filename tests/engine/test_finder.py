@@ -1,16 +1,23 @@
-"""Getting hold of the face model: named, cached, fetched, refused; and what finders make of odd pictures."""
+"""Which finder is taken and what it finds: the bundle's own, or YuNet named, cached, fetched or refused."""
 
 import hashlib
+import json
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from small_bundle import write_bundle
 
-from engine.errors import FinderError
-from engine.signals import finder as finder_module
-from engine.signals.finder import MODEL_VARIABLE, YUNET_FILE, YUNET_SHA256, HaarFinder, load_finder
+from engine.bundle import DEFAULT_BUNDLE, load_bundle
+from engine.errors import BundleError, FinderError
+from engine.signals import yunet as yunet_module
+from engine.signals.finder import MODEL_VARIABLE, load_finder
+from engine.signals.yunet import YUNET_FILE, YUNET_SHA256
+from realtime.sources.demo import FRAMES_HZ, Performance
 
 SHARED = Path(__file__).parents[2] / ".." / "shared"
 
@@ -80,50 +87,153 @@ def one_line(notice):
     return notice
 
 
-def test_fetched_once_then_taken_from_the_cache(cache, server, yunet_file):
+def test_the_bundles_own_finder_is_the_default_and_nothing_is_fetched(cache, server):
+    for offline in (False, True):
+        finder, notice = load_finder(offline=offline, url=server.url)
+        assert finder.name == "bundled"
+        one_line(notice)
+    assert server.asked == 0
+    assert not cache.exists()
+
+
+def test_a_bundle_without_a_finder_borrows_the_packages(cache, tmp_path):
+    small = load_bundle(write_bundle(tmp_path / "small"))
+    assert small.faces is None
+    finder, notice = load_finder(offline=True, bundle=small)
+    assert finder.name == "bundled"
+    assert "comes with the program" in one_line(notice)
+    own, notice = load_finder(offline=True, bundle=load_bundle())
+    assert "the bundle's own" in one_line(notice)
+    assert own.digest == finder.digest
+
+
+@pytest.fixture
+def carrying(tmp_path):
+    """A small bundle that carries the shipped finder."""
+    folder = write_bundle(tmp_path / "carrying")
+    shipped = json.loads((DEFAULT_BUNDLE / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"faces": shipped["faces"]}
+    for key in ("finder", "aligner"):
+        name = shipped["faces"][key]
+        shutil.copyfile(DEFAULT_BUNDLE / name, folder / name)
+        manifest["files"][name] = shipped["files"][name]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize("key", ["finder", "aligner"])
+@pytest.mark.parametrize("harm", ["altered", "missing", "swapped", "no network"])
+def test_a_damaged_finder_is_refused_in_one_sentence(carrying, key, harm):
+    file = carrying / "manifest.json"
+    manifest = json.loads(file.read_text())
+    name = manifest["faces"][key]
+    assert load_bundle(carrying).faces is not None
+    if harm == "altered":
+        (carrying / name).write_bytes((carrying / name).read_bytes()[:-1] + b"x")
+    elif harm == "missing":
+        (carrying / name).unlink()
+    elif harm == "swapped":
+        name = manifest["faces"][key] = manifest["graphs"]["window_model"]
+    else:
+        (carrying / name).write_bytes(b"hello")
+        manifest["files"][name] = hashlib.sha256(b"hello").hexdigest()
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError) as caught:
+        load_bundle(carrying)
+    assert name in one_line(str(caught.value))
+
+
+def test_a_threshold_that_is_none_is_refused(carrying):
+    file = carrying / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["faces"]["find_at"] = 1.5
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="find_at"):
+        load_bundle(carrying)
+
+
+def test_it_finds_the_demos_face_and_its_points(cache):
+    finder, demo = load_finder(offline=True)[0], Performance()
+    for second in range(0, 14, 2):
+        picture = demo.picture(second * FRAMES_HZ)
+        small = cv2.resize(picture, (320, 240), interpolation=cv2.INTER_AREA)
+        (face,) = finder.find(small)
+        left, right, nose, *mouth = face.points
+        assert left[0] < nose[0] < right[0]
+        assert max(left[1], right[1]) < nose[1] < min(corner[1] for corner in mouth)
+        x, y, width, height = face.box
+        assert ((face.points > (x, y)) & (face.points < (x + width, y + height))).all()
+        again = finder.follow(np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)), face)
+        assert again.followed
+        assert np.abs(again.points - face.points).max() < 0.15 * np.linalg.norm(right - left)
+
+
+def test_where_no_face_is_none_is_found_or_followed(cache):
+    finder = load_finder(offline=True)[0]
+    generator = np.random.default_rng(2)
+    blots = cv2.resize(
+        generator.integers(0, 256, (9, 12), np.uint8), (320, 240), interpolation=cv2.INTER_CUBIC
+    )
+    letters = np.full((240, 320), 200, np.uint8)
+    for row in range(6):
+        cv2.putText(letters, "no face here", (10, 35 + 38 * row), cv2.FONT_HERSHEY_DUPLEX, 1.2, 30, 2)
+    face = finder.find(cv2.resize(Performance().picture(0), (320, 240), interpolation=cv2.INTER_AREA))[0]
+    for image in (
+        blots,
+        letters,
+        np.zeros((240, 320), np.uint8),
+        generator.integers(0, 256, (240, 320), np.uint8),
+    ):
+        assert finder.find(image) == []
+        assert finder.follow(image, face) is None
+
+
+def test_yunet_by_name_is_fetched_once_then_taken_from_the_cache(cache, server, yunet_file):
     server.body = yunet_file.read_bytes()
-    finder, notice = load_finder(url=server.url)
+    finder, notice = load_finder("yunet", url=server.url)
     assert finder.name == "YuNet"
     assert "fetched once" in one_line(notice)
     assert cache.read_bytes() == server.body
     assert [file.name for file in cache.parent.iterdir()] == [YUNET_FILE]
-    again, notice = load_finder(url=server.url)
-    offline, _ = load_finder(url=server.url, offline=True)
+    again, notice = load_finder("yunet", url=server.url)
+    offline, _ = load_finder("yunet", url=server.url, offline=True)
     assert (again.name, offline.name) == ("YuNet", "YuNet")
     assert "cache" in one_line(notice)
     assert server.asked == 1
 
 
+def refused(**options):
+    with pytest.raises(FinderError) as caught:
+        load_finder("yunet", **options)
+    return one_line(str(caught.value))
+
+
 def test_another_file_is_neither_used_nor_kept(cache, server):
     server.body = b"<html>please log in</html>"
-    finder, notice = load_finder(url=server.url)
-    assert finder.name == "Haar"
-    assert "SHA-256" in one_line(notice)
-    assert "--face-model" in notice
+    sentence = refused(url=server.url)
+    assert "SHA-256" in sentence
+    assert "--face-model" in sentence
     assert not cache.exists()
 
 
 def test_a_damaged_cache_is_replaced_and_never_used(cache, server, yunet_file):
     cache.parent.mkdir(parents=True)
     cache.write_bytes(yunet_file.read_bytes()[:-1] + b"x")
-    finder, _ = load_finder(url=server.url, offline=True)
-    assert finder.name == "Haar"
+    assert "not in the cache" in refused(url=server.url, offline=True)
     server.body = yunet_file.read_bytes()
-    finder, _ = load_finder(url=server.url)
+    finder, _ = load_finder("yunet", url=server.url)
     assert finder.name == "YuNet"
     assert hashlib.sha256(cache.read_bytes()).hexdigest() == YUNET_SHA256
 
 
 def test_offline_never_asks(cache, server):
-    finder, notice = load_finder(url=server.url, offline=True)
-    assert finder.name == "Haar"
-    assert "--offline" in one_line(notice)
+    assert "--offline" in refused(url=server.url, offline=True)
     assert server.asked == 0
 
 
 @pytest.mark.parametrize("trouble", ["refused", "missing", "cut short", "silent", "endless"])
-def test_a_server_in_trouble_means_haar_and_says_why(cache, server, monkeypatch, trouble):
-    monkeypatch.setattr(finder_module, "CONNECT_S", 0.3)
+def test_a_server_in_trouble_is_said_in_one_sentence(cache, server, monkeypatch, trouble):
+    monkeypatch.setattr(yunet_module, "CONNECT_S", 0.3)
     url = server.url
     if trouble == "refused":
         url = "http://127.0.0.1:9/nothing"
@@ -134,10 +244,8 @@ def test_a_server_in_trouble_means_haar_and_says_why(cache, server, monkeypatch,
     elif trouble == "silent":
         server.body = None
     else:
-        server.body = b"x" * (finder_module.LARGEST_BYTES + 100_000)
-    finder, notice = load_finder(url=url)
-    assert finder.name == "Haar"
-    assert "could not be fetched" in one_line(notice)
+        server.body = b"x" * (yunet_module.LARGEST_BYTES + 100_000)
+    assert "could not be fetched" in refused(url=url)
     assert not cache.exists()
 
 
@@ -145,7 +253,7 @@ def test_a_cache_that_cannot_be_written_still_gives_yunet(cache, server, yunet_f
     cache.parent.parent.mkdir(parents=True)
     cache.parent.write_text("a file where a folder should be")
     server.body = yunet_file.read_bytes()
-    finder, notice = load_finder(url=server.url)
+    finder, notice = load_finder("yunet", url=server.url)
     assert finder.name == "YuNet"
     assert "this run only" in one_line(notice)
 
@@ -180,9 +288,9 @@ def test_a_named_file_that_cannot_serve_is_refused_in_one_sentence(cache, tmp_pa
 @pytest.mark.parametrize(
     "size", [(1, 1), (1, 96), (3, 65), (20, 96), (31, 500), (32, 96), (65, 32), (500, 20)]
 )
-def test_odd_pictures_have_no_face_and_do_no_harm(yunet_file, size):
+def test_odd_pictures_have_no_face_and_do_no_harm(cache, yunet_file, size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    for finder in (load_finder(yunet_file)[0], HaarFinder()):
+    for finder in (load_finder(yunet_file)[0], load_finder(offline=True)[0]):
         assert [finder.find(image) for _ in range(3)] == [[]] * 3
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.peers.clip import write_clip
 from tests.peers.mjpeg import MjpegServer
-from tests.peers.program import REPOSITORY, YUNET, Program
+from tests.peers.program import REPOSITORY, Program
 from tests.peers.pulse import PulseServer, missing
 from tests.peers.rtsp import RtspServer
 
@@ -22,8 +22,8 @@ TURNS = 100
 @pytest.fixture(scope="module")
 def faces() -> list[np.ndarray]:
     """(H, W, 3) uint8 pictures of a talking face."""
-    if not FACES.is_file() or not YUNET.is_file():
-        pytest.skip("needs ../shared/media and ../shared/data/yunet")
+    if not FACES.is_file():
+        pytest.skip("needs ../shared/media")
     with av.open(str(FACES)) as container:
         return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
 

@@ -16,7 +16,7 @@ from realtime import config as configuration
 from realtime.run import main
 from realtime.sources.media import open_media
 from tests.peers.clip import write_clip
-from tests.peers.program import REPOSITORY, YUNET, Program
+from tests.peers.program import REPOSITORY, Program
 
 MEDIA = REPOSITORY.parent / "shared" / "media"
 
@@ -25,8 +25,8 @@ MEDIA = REPOSITORY.parent / "shared" / "media"
 def face_clip() -> Path:
     """A talking face with sound."""
     path = MEDIA / "grid_bbaf2n.mpg"
-    if not path.is_file() or not YUNET.is_file():
-        pytest.skip("needs ../shared/media and ../shared/data/yunet")
+    if not path.is_file():
+        pytest.skip("needs ../shared/media")
     return path
 
 
@@ -39,7 +39,7 @@ def _no_pace(bundle: Path, out: Path, *flags: str | Path) -> bytes:
 
 def _library(bundle: Path, clip: Path) -> Iterator[Scores]:
     """What `engine.Recognizer` gives for the same clip, five a second, as far as it is complete."""
-    with Recognizer(bundle, engine="onnx", face_model=YUNET, offline=True) as recognizer:
+    with Recognizer(bundle, engine="onnx", offline=True) as recognizer:
         end_ns = 200_000_000
         for item in open_media(str(clip), paced=False):
             if isinstance(item, Frame):

@@ -29,14 +29,8 @@ from realtime.feed import Subscriber
 from realtime.wire import Emotion
 
 REPOSITORY = Path(__file__).parents[2]
-YUNET = REPOSITORY.parent / "shared" / "data" / "yunet" / "face_detection_yunet_2023mar.onnx"
 PATIENCE_S = 60.0
 """No test asserts a time; this only ends one that hangs."""
-
-
-def face_flags() -> list[str]:
-    """Nothing is fetched in tests; where YuNet is at hand it is used."""
-    return ["--offline", *(["--face-model", str(YUNET)] if YUNET.is_file() else [])]
 
 
 class Program:
@@ -51,7 +45,7 @@ class Program:
         self._pending: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._subscriber = Subscriber(self.endpoint, topics=("emotion/",))
         command = [sys.executable, "-m", "realtime.run", "--log-json", "--bundle", str(bundle)]
-        command += ["--engine", "onnx", "--bind", self.endpoint, *face_flags(), *map(str, flags)]
+        command += ["--engine", "onnx", "--bind", self.endpoint, "--offline", *map(str, flags)]
         self.process = subprocess.Popen(
             command,
             cwd=self.scratch,

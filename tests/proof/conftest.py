@@ -1,4 +1,4 @@
-"""What the proofs share: a bundle, YuNet where it is at hand, and the demo as a media file."""
+"""What the proofs share: a bundle, and the demo as a media file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from realtime.sources.demo import FRAMES_HZ, Performance
 from realtime.sources.demo_voice import RATE_HZ as VOICE_HZ
 from tests.engine.small_bundle import write_bundle
 from tests.peers.clip import RATE_HZ, write_clip
-from tests.peers.program import REPOSITORY, YUNET
+from tests.peers.program import REPOSITORY
 
 MEDIA = REPOSITORY.parent / "shared" / "media"
 SIZE = (320, 240)
@@ -27,12 +27,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if Path(DEFAULT_BUNDLE, "manifest.json").is_file():
         return Path(DEFAULT_BUNDLE)
     return write_bundle(tmp_path_factory.mktemp("bundle"))
-
-
-@pytest.fixture(scope="session")
-def face_model() -> Path | None:
-    """YuNet's file; None leaves it to Haar."""
-    return YUNET if YUNET.is_file() else None
 
 
 @pytest.fixture(scope="session")

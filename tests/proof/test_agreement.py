@@ -47,10 +47,8 @@ def test_twice_without_pacing_gives_the_same_bytes(
 
 
 @pytest.mark.parametrize("way", ["library", "evaluator"])
-def test_every_window_has_the_program_s_scores(
-    bundle: Path, face_model: Path | None, speech: Path, whole: Path, way: str
-) -> None:
-    with Recognizer(bundle, engine="onnx", face_model=face_model, offline=True) as recognizer:
+def test_every_window_has_the_program_s_scores(bundle: Path, speech: Path, whole: Path, way: str) -> None:
+    with Recognizer(bundle, engine="onnx", offline=True) as recognizer:
         if way == "library":
             windows = list(played(recognizer, speech))
         else:
@@ -65,10 +63,10 @@ def test_every_window_has_the_program_s_scores(
 
 
 def test_the_evaluator_s_score_of_a_clip_is_that_of_the_program(
-    bundle: Path, face_model: Path | None, speech: Path, whole: Path
+    bundle: Path, speech: Path, whole: Path
 ) -> None:
     take = Take(file=speech, corpus="made", speaker="nobody", label="neutral", split="test")
-    (score,) = score_clips([take], Setting(bundle=bundle, face_model=face_model, offline=True))
+    (score,) = score_clips([take], Setting(bundle=bundle, offline=True))
     records = _records(whole)
     assert score.windows == len(records)
     for head, expected in score.heads.items():

@@ -54,9 +54,9 @@ class Seen:
     window: Window
 
 
-def _through(clip: Path, parts: Bundle, face_model: Path | None) -> Seen:
+def _through(clip: Path, parts: Bundle) -> Seen:
     """A clip through reader, tracker and timeline."""
-    finder, _ = load_finder(face_model=face_model, offline=True)
+    finder, _ = load_finder(offline=True)
     tracker, timeline = FaceTracker(finder, parts.crop), Timeline(parts)
     observations, ticks = [], []
     for item in open_media(str(clip), paced=False):
@@ -101,7 +101,6 @@ def _beeps(window: Window, mel: MelParams) -> list[float]:
 def test_windows_put_flash_and_beep_together(
     parts: Bundle,
     face: np.ndarray,
-    face_model: Path | None,
     tmp_path: Path,
     name: str,
     made: dict[str, float],
@@ -111,7 +110,7 @@ def test_windows_put_flash_and_beep_together(
     clip = write_clip(
         tmp_path / name, seconds=4.3, size=SIZE, picture=lambda time_s: face if lit(time_s) else dark, **made
     )
-    seen = _through(clip, parts, face_model)
+    seen = _through(clip, parts)
     shown = [(each.t_ns * 1e-9, each.face) for each in seen.observations if each.face is not None]
     assert len(shown) > 0.95 * len(seen.observations)
     flashes, beeps = _flashes(shown)[:3], _beeps(seen.window, parts.mel)[:3]

@@ -10,27 +10,22 @@ import pytest
 from benchmarks.media import changes, main, played
 from engine import Recognizer, Scores
 from engine.bundle import load_bundle
-from tests.peers.program import face_flags
 from tests.proof.conftest import MEDIA, MakeClip
 
 CLIPS = sorted(path.name for path in MEDIA.glob("*")) if MEDIA.is_dir() else ["absent"]
 SPEAKERS = [name for name in CLIPS if name.startswith("grid_")] or ["absent"]
 
 
-def _windows(
-    bundle: Path, face_model: Path | None, name: str, seconds: float | None = None
-) -> tuple[list[Scores], Recognizer]:
+def _windows(bundle: Path, name: str, seconds: float | None = None) -> tuple[list[Scores], Recognizer]:
     if not (MEDIA / name).is_file():
         pytest.skip("needs ../shared/media")
-    with Recognizer(bundle, engine="onnx", face_model=face_model, offline=True) as recognizer:
+    with Recognizer(bundle, engine="onnx", offline=True) as recognizer:
         return list(played(recognizer, MEDIA / name, seconds)), recognizer
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_every_clip_opens_and_its_first_seconds_are_scored(
-    bundle: Path, face_model: Path | None, name: str
-) -> None:
-    windows, recognizer = _windows(bundle, face_model, name, seconds=2.0)
+def test_every_clip_opens_and_its_first_seconds_are_scored(bundle: Path, name: str) -> None:
+    windows, recognizer = _windows(bundle, name, seconds=2.0)
     assert len(windows) in (9, 10, 11)
     assert recognizer.frames in range(28, 62)
     assert not +recognizer.counts
@@ -42,8 +37,8 @@ def test_every_clip_opens_and_its_first_seconds_are_scored(
     assert (windows[-1].valid_video > 0) == (recognizer.faces > 0)
 
 
-def test_with_nobody_in_view_no_window_has_a_face(bundle: Path, face_model: Path | None) -> None:
-    windows, recognizer = _windows(bundle, face_model, "no_face.mp4")
+def test_with_nobody_in_view_no_window_has_a_face(bundle: Path) -> None:
+    windows, recognizer = _windows(bundle, "no_face.mp4")
     assert len(windows) >= 18
     assert recognizer.frames > 80
     assert recognizer.faces == 0
@@ -53,12 +48,10 @@ def test_with_nobody_in_view_no_window_has_a_face(bundle: Path, face_model: Path
 
 
 @pytest.mark.parametrize("name", SPEAKERS)
-def test_a_speaker_who_reads_a_sentence_does_not_flicker(
-    bundle: Path, face_model: Path | None, name: str
-) -> None:
+def test_a_speaker_who_reads_a_sentence_does_not_flicker(bundle: Path, name: str) -> None:
     if load_bundle(bundle).name in ("provisional", "small"):
         pytest.skip("needs a trained bundle")
-    windows, recognizer = _windows(bundle, face_model, name)
+    windows, recognizer = _windows(bundle, name)
     assert recognizer.faces > 0.95 * recognizer.frames
     assert changes(windows) <= windows[-1].t_ns / 1e9
 
@@ -94,7 +87,7 @@ def test_the_benchmark_plays_a_folder_and_names_what_it_cannot(
     folder.mkdir()
     talking(folder / "speech.mp4", 1.5)
     (folder / "notes.txt").write_text("This is no film.\n")
-    flags = ["--media", str(folder), "--jobs", "1", "--bundle", str(bundle), *face_flags()]
+    flags = ["--media", str(folder), "--jobs", "1", "--bundle", str(bundle), "--offline"]
     assert main([*flags, "--json", str(tmp_path / "figures.json")]) == 1
     said = capsys.readouterr().out
     report = json.loads(said.splitlines()[-1])

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from engine.bundle import load_bundle
+from engine.signals.finder import load_finder
 from engine.types import Block, Float32, Frame, UInt8
 from realtime.sources.base import Loss
 from realtime.sources.demo import (
@@ -57,11 +59,12 @@ def test_yunet_finds_the_face(cycle: list[UInt8]) -> None:
     assert sum(faces is not None and len(faces) == 1 for faces in found) >= 0.95 * len(found)
 
 
-def test_haar_finds_the_face(cycle: list[UInt8]) -> None:
-    finder = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
-    small = [cv2.resize(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), (320, 240)) for picture in cycle[::2]]
-    found = [len(finder.detectMultiScale(picture, 1.1, 4, minSize=(60, 60))) > 0 for picture in small]
-    assert np.mean(found) >= 0.95
+def test_the_bundles_finder_finds_the_face(cycle: list[UInt8]) -> None:
+    finder, _ = load_finder(bundle=load_bundle(), offline=True)
+    found = [
+        len(finder.find(np.asarray(cv2.resize(picture, (320, 240)), np.uint8))) for picture in cycle[::2]
+    ]
+    assert np.mean([count == 1 for count in found]) >= 0.95
 
 
 def test_the_mouth_opens_with_the_voice(performance: Performance, loudness: Float32) -> None:

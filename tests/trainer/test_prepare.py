@@ -15,7 +15,8 @@ from small_media import FRAMES, FRAMES_HZ, write_media
 from small_windows import FRAME_ENCODER, WINDOW_MODEL
 
 from engine.bundle import load_bundle
-from engine.signals.finder import YUNET_FILE, HaarFinder, YunetFinder
+from engine.signals.finder import load_finder
+from engine.signals.yunet import YUNET_FILE, YunetFinder
 from trainer import prepare_voices
 from trainer.clip_sets import load_shards
 from trainer.data.ravdess import list_recordings
@@ -218,7 +219,7 @@ def test_a_take_is_what_the_engine_sees_and_hears(media: Media, tmp_path: Path) 
         file=tmp_path / "clip.mp4", sound=tmp_path / "clip.wav", corpus="made", speaker="made/1", label="sad",
         split="train",
     )  # fmt: skip
-    bundle, finder = load_bundle(), HaarFinder()
+    bundle, finder = load_bundle(), load_finder(offline=True)[0]
     observed = observe(take, finder, bundle)
     assert observed.pictures == FRAMES
     assert len(observed.clip.seen) == FRAMES  # a tick a picture at 15 Hz
@@ -229,7 +230,7 @@ def test_a_take_is_what_the_engine_sees_and_hears(media: Media, tmp_path: Path) 
     assert len(observed.samples) == pytest.approx(16_000 * FRAMES / FRAMES_HZ, abs=2)
     quiet = np.abs(observed.samples.astype(int)) < 200
     assert np.argmin(quiet) == pytest.approx(0.2 * 16_000, abs=60)  # the tone begins where it did
-    settings = settings_of(bundle, finder, None)
+    settings = settings_of(bundle, finder)
     store = Store.open(tmp_path / "out", settings)
     store.save(take, observed)
     np.testing.assert_array_equal(store.clip(take).crops, observed.clip.crops)

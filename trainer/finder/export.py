@@ -1,0 +1,129 @@
+"""`python -m trainer.finder.export --bundle DIR --weights DIR`: the trained face finder goes into a bundle.
+
+With `--from BUNDLE` instead it is taken over from another bundle as it is. Only the two graphs and the
+manifest's `faces` and `files` are written; the emotion model stays as it was. Weights are kept at half
+precision and computed with at single.
+"""
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+
+from engine.signals.face_networks import CROP, LEVELS
+from trainer.carried_faces import FILES, carry, enter
+from trainer.export import LICENCE, forget_origins
+from trainer.finder.network import load_network
+
+FIND_AT = 0.5
+FOLLOW_AT = 0.9
+"""Chosen on the dev clips, and on clips with nobody; see `trainer/LOG.md`."""
+OPSET = 17
+LEAST_HALVED = 64
+
+
+class _Bytes(nn.Module):
+    """A network that takes pictures as cameras give them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, picture_B1HW: Tensor) -> Any:
+        return self.network(picture_B1HW.float())
+
+
+def write_graphs(weights: Path, out: Path) -> None:
+    """Both graphs, from `finder.safetensors` and `aligner.safetensors` in a folder."""
+    _to_onnx(
+        load_network("finder", weights / "finder.safetensors"),
+        torch.zeros(1, 1, 64, 96, dtype=torch.uint8),
+        out / FILES["finder"],
+        "picture",
+        {"picture": {0: "batch", 2: "height", 3: "width"}}
+        | {name: {0: "batch", 2: f"rows_{name}", 3: f"columns_{name}"} for name in LEVELS},
+        LEVELS,
+    )
+    _to_onnx(
+        load_network("aligner", weights / "aligner.safetensors"),
+        torch.zeros(1, 1, CROP, CROP, dtype=torch.uint8),
+        out / FILES["aligner"],
+        "crop",
+        {"crop": {0: "batch"}, "face": {0: "batch"}},
+        ("face",),
+    )
+
+
+def _to_onnx(
+    network: nn.Module,
+    example: Tensor,
+    file: Path,
+    name: str,
+    free: dict[str, dict[int, str]],
+    outputs: tuple[str, ...],
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        torch.onnx.export(
+            _Bytes(network).eval(),
+            (example,),
+            str(file),
+            input_names=[name],
+            output_names=list(outputs),
+            dynamic_axes=free,
+            dynamo=False,
+            opset_version=OPSET,
+        )
+    _halve(file)
+    forget_origins(file)
+
+
+def _halve(file: Path) -> None:
+    """Keep large weights at half precision; the engine widens them once, when it loads them."""
+    model = onnx.load(file)
+    casts = []
+    for weight in model.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if values.dtype == np.float32 and values.size >= LEAST_HALVED and values.ndim > 1:
+            name = weight.name
+            weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+            casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*casts, *nodes])
+    onnx.checker.check_model(model)
+    onnx.save(model, file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.finder.export", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--bundle", type=Path, required=True, help="the bundle that is to carry it")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--weights", type=Path, help="folder with finder.safetensors and aligner.safetensors")
+    where.add_argument("--from", type=Path, dest="source", help="another bundle that carries it")
+    arguments = parser.parse_args()
+    try:
+        if arguments.source is not None:
+            if not carry(arguments.source, arguments.bundle):
+                parser.exit(2, f"{arguments.source} carries no face finder.\n")
+        else:
+            write_graphs(arguments.weights, arguments.bundle)
+            enter(arguments.bundle, {"find_at": FIND_AT, "follow_at": FOLLOW_AT, "licence": LICENCE})
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(2, f"{error}\n")
+    sizes = ", ".join(
+        f"{name} {(arguments.bundle / name).stat().st_size / 1e6:.2f} MB" for name in FILES.values()
+    )
+    print(f"{arguments.bundle}: {sizes}")
+
+
+if __name__ == "__main__":
+    main()
