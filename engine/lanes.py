@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from engine.baseline import SlowMean, VoiceGate
 from engine.bundle import Bundle
-from engine.signals.sound import LogMel
+from engine.signals.sound import FRAMES_AT_ONCE, LogMel, hops, log_mel
 from engine.types import Block, Bool, Face, Float32, Observation
 
 SECOND_NS = 1_000_000_000
@@ -193,6 +193,7 @@ class Heard:
 class SoundLane:
     """Sound into mel bins, by the centres of the mel frames; also the voice's slow mean.
 
+    Frames wait until a window needs them, because their mel is cheaper all at once.
     A bin's row is its log-mel, and after it, for a bundle that takes the waveform, the frame's own samples.
 
     The ring grows as sound runs ahead of the windows, up to 8192 bins; beyond that the newest stays.
@@ -214,6 +215,7 @@ class SoundLane:
         self.grid = Grid(epoch_ns, self._hz)
         self.bound_ns = epoch_ns
         self._front = LogMel(self._mel_params)
+        self._waiting: list[tuple[NDArray[np.int64], Float32]] = []
         self._end = 0
         self._oldest: int | None = None
         self._folded = 0
@@ -223,19 +225,31 @@ class SoundLane:
 
     def push(self, block: Block) -> None:
         """Take a block. Blocks come in the order of time; a step backward begins afresh."""
-        centres_ns, mel, samples = self._front.cut(block.t_ns, block.samples)
+        centres_ns, frames = self._front.cut(block.t_ns, block.samples)
         if not len(centres_ns):
             return
         bins, first = np.unique(self.grid.cells(centres_ns), return_index=True)
-        rows = np.hstack((mel, samples[:, : self._samples]))[first]
-        sound = np.isfinite(rows).all(axis=1)
-        self._counts["broken_sound"] += int((~sound).sum())
         self._counts["early_sound"] += int((bins < 0).sum())
         self._counts["late_sound"] += int(((bins >= 0) & (bins < self._end)).sum())
-        wanted = sound & (bins >= max(0, self._end - self._span))
-        if wanted.any():
-            self._store(bins[wanted], rows[wanted])
+        wanted = bins >= max(0, self._end - self._span)
+        self._waiting.append((bins[wanted], frames[first[wanted]]))
         self.bound_ns = max(self.bound_ns, int(centres_ns[-1]) + SECOND_NS // self._hz)
+        if sum(len(each) for each, _ in self._waiting) >= FRAMES_AT_ONCE:
+            self._take()
+
+    def _take(self) -> None:
+        """The frames that wait become bins."""
+        if not self._waiting:
+            return
+        cut, frames = map(np.concatenate, zip(*self._waiting, strict=True))
+        self._waiting.clear()
+        bins, first = np.unique(cut, return_index=True)
+        mel = log_mel(frames[first], self._mel_params)
+        rows = np.hstack((mel, hops(frames[first], self._mel_params)[:, : self._samples]))
+        sound = np.isfinite(rows).all(axis=1)
+        self._counts["broken_sound"] += int((~sound).sum())
+        if sound.any():
+            self._store(bins[sound], rows[sound])
 
     def advance(self, t_ns: int) -> None:
         """No samples older than `t_ns` will come."""
@@ -244,6 +258,7 @@ class SoundLane:
 
     def reach(self, end: int) -> Heard:
         """The window of bins before `end`. Folds the voice's mean up to there."""
+        self._take()
         self._end = end
         self._fold(max(self._folded, end - self._span), min(end, self.grid.cell(self.bound_ns)))
         return self._read(end - self._span, end)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from engine.signals.sound import LogMel, MelParams
+from engine.signals.sound import LogMel, MelParams, hops, log_mel
 from trainer.augment_sound import Microphones, active_level_db, change_speed, shift_formants
 from trainer.data import nemo, ravdess
 from trainer.data.sound import RATE_HZ, Voices, load_voices, open_cache
@@ -96,10 +96,11 @@ def _session(cache: Path, waveform: bool, speaker: str, session: int) -> list[He
         if session:
             speed = conditions.speed
             wave = microphones.hear(change_speed(wave, speed), conditions, rng, usual_db)
-        _, mel, samples = LogMel(MelParams()).cut(0, wave)
+        _, frames = LogMel(MelParams()).cut(0, wave)
+        mel = log_mel(frames, MelParams())
         if session:
             mel = shift_formants(mel, conditions.formants)
-        kept = samples.astype(np.float16) if waveform else samples[:0]
+        kept = hops(frames, MelParams())[: None if waveform else 0].astype(np.float16)
         results.append((int(index), mel.astype(np.float16), kept, speed))
     return results
 

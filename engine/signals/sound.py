@@ -80,31 +80,29 @@ class LogMel:
         Returns centres_ns (M,) int64 and mel (M, bands) float32, natural log of power. Samples that are not
         finite make the frames that hold them not finite.
         """
-        return self.cut(t_ns, samples)[:2]
+        centres_ns, frames = self.cut(t_ns, samples)
+        return centres_ns, log_mel(frames, self.params)
 
-    def cut(self, t_ns: int, samples: Float32) -> tuple[Int64, Float32, Float32]:
-        """`push`, and beside centres and mel the frames' own samples, (M, hop) float32.
+    def cut(self, t_ns: int, samples: Float32) -> tuple[Int64, Float32]:
+        """`push`, with the frames as they were cut, (M, window) float32, in place of their mel.
 
-        They are the `hop` samples around each frame's centre: frame after frame they are the sound again.
+        They overlap in memory and are not to be written to. `log_mel` of twenty frames at once takes a sixth
+        of the time that it takes of two and two.
         """
         hop, window = self.params.hop, self.params.window
         if len(samples) == 0:
-            none = np.zeros((0, max(hop, self.params.bands)), np.float32)
-            return np.zeros(0, np.int64), none[:, : self.params.bands], none[:, :hop]
+            return np.zeros(0, np.int64), np.zeros((0, window), np.float32)
         start_ns = self._follow(t_ns)
         self._steered += len(samples)
         sound = np.concatenate([self._left, samples], dtype=np.float32, casting="same_kind")
         count = max(0, (len(sound) - window) // hop + 1)
-        mel = np.empty((count, self.params.bands), np.float32)
-        for first in range(0, count, FRAMES_AT_ONCE):
-            last = min(first + FRAMES_AT_ONCE, count)
-            mel[first:last] = log_mel(sound[first * hop : (last - 1) * hop + window], self.params)
-        first = (window - hop) // 2
-        own = sound[first : first + count * hop].reshape(count, hop)
+        frames = np.zeros((0, window), np.float32)
+        if count:
+            frames = np.lib.stride_tricks.sliding_window_view(sound, window)[::hop]
         self._left = sound[count * hop :].copy()
         self._start_ns = start_ns + self._span_ns(count * hop)
         centres_ns = start_ns + (np.arange(count) * hop + window / 2) * (SECOND_NS / self.params.rate_hz)
-        return np.rint(centres_ns).astype(np.int64), mel, own
+        return np.rint(centres_ns).astype(np.int64), frames
 
     def _span_ns(self, samples: float) -> float:
         return samples * SECOND_NS / self.params.rate_hz
@@ -123,19 +121,30 @@ class LogMel:
         return float(t_ns)
 
 
-def log_mel(sound: Float32, params: MelParams) -> Float32:
-    """All whole frames of a stretch of sound.
+def hops(frames: Float32, params: MelParams) -> Float32:
+    """(M, window) frames to (M, hop): the samples around each one's centre, row after row the sound again."""
+    first = (params.window - params.hop) // 2
+    return frames[:, first : first + params.hop]
 
-    sound: (N,) float32, N >= window. Returns (1 + (N - window) // hop, bands) float32.
+
+def log_mel(frames: Float32, params: MelParams) -> Float32:
+    """(M, window) frames to (M, bands) float32, natural log of power.
+
     Each frame goes through the same operations in the same order however many there are (one transform a
     frame, then sums element by element; a matrix product would choose its order by the number of frames).
     """
+    mel = np.empty((len(frames), params.bands), np.float32)
+    for first in range(0, len(frames), FRAMES_AT_ONCE):
+        mel[first : first + FRAMES_AT_ONCE] = _log_mel(frames[first : first + FRAMES_AT_ONCE], params)
+    return mel
+
+
+def _log_mel(frames: Float32, params: MelParams) -> Float32:
     taper, places, weights = _tables(params)
-    frames = np.lib.stride_tricks.sliding_window_view(sound, params.window)[:: params.hop] * taper
     with np.errstate(
         invalid="ignore", over="ignore"
     ):  # broken samples stay broken, and the caller masks them
-        spectrum = np.fft.rfft(frames, params.n_fft, axis=1)
+        spectrum = np.fft.rfft(frames * taper, params.n_fft, axis=1)
         power = spectrum.real * spectrum.real + spectrum.imag * spectrum.imag
         bands = power[:, places[0]] * weights[0]
         for place, weight in zip(places[1:], weights[1:], strict=True):
