@@ -162,7 +162,7 @@ class WindowModel(nn.Module):
     trained_heads: those that learn; the fused output is the product of what these say (see `_weights`).
     extractor: what `sound` goes through, the waveform (B, 160 M) at 16 kHz. Without one it is log-mel
         (B, M, F), and goes through convolutions of `sound_channels`.
-    still_expression: what stills taught the frame encoder has half of the face's say in the fused output.
+    still_expression: what stills taught the frame encoder has a say in the fused output, twice that of the moving face.
     attributes: how many continuous attributes every head gives beside its labels; with none the graph has no
         such output.
     """
@@ -277,7 +277,7 @@ class WindowModel(nn.Module):
             evidence = F.log_softmax(torch.cat((_answers(self.heads, alone), logits[:, 2:]), 1), 2)
             if self.still_expression is not None:
                 still = F.log_softmax(self.still_expression(v, video_mask, face_v, face_weight), 1)
-                evidence = torch.cat(((evidence[:, :1] + still[:, None]) / 2, evidence[:, 1:]), 1)
+                evidence = torch.cat((evidence[:, :1] / 2 + still[:, None], evidence[:, 1:]), 1)
             logits = self._fused(logits, evidence, weights)
             if values is not None:
                 own = torch.tanh(_answers(self.attribute_heads, alone))
