@@ -71,6 +71,7 @@ class TorchBackend(HostBackend):
                 name: torch.from_numpy(np.ascontiguousarray(value)).to(self._device)
                 for name, value in inputs.items()
             }
+            given["sound"] = given.pop(self._bundle.sound)
             logits, _, _, *attributes = self._network.window_model(**given)
         return as_answers([logits.cpu().numpy(), *(each.cpu().numpy() for each in attributes)])
 

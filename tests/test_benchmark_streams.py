@@ -24,7 +24,6 @@ from engine.streams import Recognition, Stream
 from engine.types import Block, Observation
 from engine.window import Timeline
 from tests.engine.small_bundle import write_bundle
-from tests.peers.program import YUNET, face_flags
 from tests.test_benchmarks import NETWORK
 
 RHYTHM = Rhythm()
@@ -42,7 +41,7 @@ def bundle(folder: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def recording(bundle: Bundle) -> Recording:
-    return recorded(bundle, None, YUNET if YUNET.is_file() else None)
+    return recorded(bundle, None, None)
 
 
 @pytest.mark.parametrize("streams", [1, 3, 8])
@@ -178,7 +177,7 @@ def test_the_last_line_is_json_and_what_is_absent_is_named(
 ) -> None:
     arguments = ["--quick", "--streams", "1", "--processes", "1", "--seconds", "0.4", "--bundle", str(folder)]
     arguments += ["--engine", "onnx", "--engine", "tensorrt", "--json", str(tmp_path / "figures.json")]
-    assert throughput.main([*arguments, *face_flags()]) == 0
+    assert throughput.main([*arguments, "--offline"]) == 0
     lines = capsys.readouterr().out.splitlines()
     report: dict[str, Any] = json.loads(lines[-1])
     assert report == json.loads((tmp_path / "figures.json").read_text())

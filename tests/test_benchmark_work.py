@@ -14,7 +14,6 @@ from engine.bundle import DEFAULT_BUNDLE, MANIFEST, load_bundle
 from engine.signals.flow import FlowParams
 from engine.signals.sound import MelParams
 from tests.engine.small_bundle import write_bundle
-from tests.peers.program import face_flags
 
 onnx = pytest.importorskip("onnx")
 
@@ -160,7 +159,7 @@ def test_a_score_costs_all_pictures_anew_or_the_new_ones() -> None:
 
 def test_both_scripts_end_with_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
-    shared = ["--quick", "--bundle", str(write_bundle(tmp_path / "bundle")), *face_flags()]
+    shared = ["--quick", "--bundle", str(write_bundle(tmp_path / "bundle")), "--offline"]
     assert roofline.main([*shared, "--engine", "onnx", "--engine", "tensorrt"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(report["engines"]["onnx"]["second_ms"]) == {"1", "2"}

@@ -28,10 +28,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=[page.relative_to(ROOT).as_posix() for page in PAGES])
 def test_commands_name_modules_and_flags_that_exist(page: Path) -> None:
     text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
-    for module, rest in re.findall(r"python -m ((?:engine|realtime|trainer)\.\w+)([^`#\n]*)", text):
-        package, name = module.split(".")
-        assert (ROOT / package / f"{name}.py").is_file(), module
-        known = "".join(file.read_text(encoding="utf-8") for file in (ROOT / package).glob("*.py"))
+    for module, rest in re.findall(r"python -m ((?:engine|realtime|trainer)(?:\.\w+)+)([^`#\n]*)", text):
+        file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+        assert file.is_file(), module
+        known = "".join(beside.read_text(encoding="utf-8") for beside in file.parent.glob("*.py"))
         unknown = [flag for flag in re.findall(r"--[a-z][a-z-]*", rest) if f'"{flag}"' not in known]
         assert unknown == [], module
     for script in re.findall(r"python ((?:\w+/)+\w+\.py)", text):

@@ -12,6 +12,7 @@ from engine.signals.finder import load_finder
 from engine.signals.flow import Flow, FlowParams
 
 SHARED = Path(__file__).parents[2] / ".." / "shared"
+YUNET = SHARED / "data" / "yunet" / "face_detection_yunet_2023mar.onnx"
 MEAN_PX, P99_PX = 0.05, 0.5
 """What the flow may differ from OpenCV's, in crop pixels of one pair."""
 
@@ -59,7 +60,7 @@ def test_faces_of_real_clips(clip: str) -> None:
     file = SHARED / "media" / clip
     if not file.is_file():
         pytest.skip(f"{clip} is not at hand")
-    finder, _ = load_finder(offline=True)
+    finder, _ = load_finder(face_model=YUNET, offline=True)
     faces = faces_of(file, finder, 24)
     assert len(faces) == 24
     params, speed = FlowParams(), Flow()

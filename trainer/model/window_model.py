@@ -162,7 +162,8 @@ class WindowModel(nn.Module):
     trained_heads: those that learn; the fused output is the product of what these say (see `_weights`).
     extractor: what `sound` goes through, the waveform (B, 160 M) at 16 kHz. Without one it is log-mel
         (B, M, F), and goes through convolutions of `sound_channels`.
-    still_expression: what stills taught the frame encoder has a say in the fused output, twice that of the moving face.
+    still_expression: what stills taught the frame encoder has a say in the fused output, twice that of the
+        moving face.
     attributes: how many continuous attributes every head gives beside its labels; with none the graph has no
         such output.
     """
