@@ -105,6 +105,9 @@ def test_what_stills_taught_counts_with_the_face_measured_from_its_rest(model: W
         product = torch.softmax(2 * model(**values)[0][b, 2], 0) / alone * torch.sqrt(alone) * said
         agreed = torch.softmax(2 * asked(**values)[0][b, 2], 0)
         torch.testing.assert_close(agreed, product / product.sum())
+        mean = (alone * said * said) ** (1 / 3)
+        deaf = torch.softmax(asked(**without(values, "audio_mask"))[0][b, 2], 0)
+        torch.testing.assert_close(deaf, mean / mean.sum())
     blind = without(values, "video_mask")
     assert torch.equal(asked(**blind)[0], model(**blind)[0])
     assert torch.equal(asked(**values)[0][:, :2], model(**values)[0][:, :2])

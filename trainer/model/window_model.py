@@ -278,7 +278,7 @@ class WindowModel(nn.Module):
             evidence = F.log_softmax(torch.cat((_answers(self.heads, alone), logits[:, 2:]), 1), 2)
             if self.still_expression is not None:
                 still = F.log_softmax(self.still_expression(v, video_mask, face_v, face_weight), 1)
-                evidence = torch.cat((evidence[:, :1] / 2 + still[:, None], evidence[:, 1:]), 1)
+                evidence = torch.cat(((evidence[:, :1] + 2 * still[:, None]) / 3, evidence[:, 1:]), 1)
             logits = self._fused(logits, evidence, weights)
             if values is not None:
                 own = torch.tanh(_answers(self.attribute_heads, alone))
@@ -298,7 +298,8 @@ class WindowModel(nn.Module):
 
         With both senses half of each, so that senses which know nothing of each other add up. Each head
         learns for itself. On real faces this does better than the joint head, which learned on made ones how
-        far each sense leads the other, and no worse on made ones. With one sense its own answer is all.
+        far each sense leads the other, and no worse on made ones. With one sense its own answer is all. The
+        face counts half as much again where stills have a say in it.
         """
         trained = torch.tensor([head in self.trained_heads for head in HEADS], device=video_mask.device).to(
             dtype
@@ -307,7 +308,10 @@ class WindowModel(nn.Module):
         both_B1 = present_B2[:, :1] * present_B2[:, 1:]
         own_B2 = present_B2 * trained[:2]
         joint_B1 = trained[2] * (1 - (1 - both_B1) * own_B2.amax(1, keepdim=True))
-        return (torch.cat((own_B2, joint_B1), 1) / (1 + both_B1))[..., None]
+        halves_B3 = torch.cat((own_B2, joint_B1), 1) / (1 + both_B1)
+        if self.still_expression is not None:  # two say what the face shows
+            halves_B3 = halves_B3 * torch.cat((1 + both_B1 / 2, torch.ones_like(own_B2)), 1)
+        return halves_B3[..., None]
 
 
 def _answers(heads: nn.ModuleList, pooled: Sequence[Tensor]) -> Tensor:
