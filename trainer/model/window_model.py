@@ -308,10 +308,11 @@ class WindowModel(nn.Module):
         both_B1 = present_B2[:, :1] * present_B2[:, 1:]
         own_B2 = present_B2 * trained[:2]
         joint_B1 = trained[2] * (1 - (1 - both_B1) * own_B2.amax(1, keepdim=True))
-        halves_B3 = torch.cat((own_B2, joint_B1), 1) / (1 + both_B1)
+        face_B1 = own_B2[:, :1]
         if self.still_expression is not None:  # two say what the face shows
-            halves_B3 = halves_B3 * torch.cat((1 + both_B1 / 2, torch.ones_like(own_B2)), 1)
-        return halves_B3[..., None]
+            face_B1 = face_B1 * (1 + both_B1 / 2)
+        weights_B3 = torch.cat((face_B1, own_B2[:, 1:], joint_B1), 1) / (1 + both_B1)
+        return weights_B3[..., None]
 
 
 def _answers(heads: nn.ModuleList, pooled: Sequence[Tensor]) -> Tensor:
