@@ -20,7 +20,7 @@ if __package__ is None or __package__ == "":
 import cv2
 import numpy as np
 
-from benchmarks.machine import head, one_thread
+from benchmarks.machine import add_shared, head, one_thread
 from benchmarks.pairs import faces_of, warped
 from benchmarks.sheet import Sheet
 from engine.bundle import load_bundle
@@ -47,10 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("--media", type=Path, metavar="DIR", help="real faces too, of every clip of this folder (needs PyAV)")
     add("--faces", type=int, default=FACES, help=f"so many faces of each clip ({FACES})")
     add("--quick", action="store_true", help="the shipped size, small batches, few repeats and warps")
-    add("--json", type=Path, metavar="FILE", help="write the figures here too")
-    add("--bundle", type=Path, metavar="DIR", help="the trained model whose settings count (the bundled one)")
-    add("--face-model", type=Path, metavar="FILE", help="YuNet's ONNX file")
-    add("--offline", action="store_true", help="never try to fetch that file")
+    add_shared(made)
     return made
 
 

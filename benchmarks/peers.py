@@ -20,7 +20,7 @@ if __package__ is None or __package__ == "":
 from benchmarks.cost import measure_window
 from benchmarks.eager import AbsentEngineError
 from benchmarks.engines import ANEW, NOTHING, names, open_engine
-from benchmarks.machine import JsonMap, gpu, head, one_thread
+from benchmarks.machine import JsonMap, add_shared, gpu, head, one_thread
 from benchmarks.runners import ENGINES, Runner, open_runner, operations
 from benchmarks.sheet import Sheet, machine_lines, number
 from benchmarks.signals import recorded
@@ -87,10 +87,7 @@ def parser() -> argparse.ArgumentParser:
     add("--network", action="append", metavar="WORD", help="only those whose name has it (several times)")
     add("--engine", action="append", choices=ENGINES, help="only this one (may be given several times)")
     add("--quick", action="store_true", help="small pictures, little sound, one layer: to try the script")
-    add("--json", type=Path, metavar="FILE", help="write the figures here too")
-    add("--bundle", type=Path, metavar="DIR", help="the trained model (the bundled one)")
-    add("--face-model", type=Path, metavar="FILE", help="YuNet's ONNX file")
-    add("--offline", action="store_true", help="never try to fetch that file")
+    add_shared(made)
     return made
 
 

@@ -20,7 +20,7 @@ if __package__ is None or __package__ == "":
 from benchmarks.ceilings import ceilings
 from benchmarks.eager import AbsentEngineError
 from benchmarks.engines import ANEW, gpu_there, largest, names, open_engine
-from benchmarks.machine import JsonMap, gpu, head, one_thread
+from benchmarks.machine import JsonMap, add_shared, gpu, head, one_thread
 from benchmarks.operations import Work, stream_second
 from benchmarks.sheet import Sheet, machine_lines, number
 from benchmarks.signals import Recording, recorded
@@ -43,10 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("--batches", metavar="N,N", help="so many streams go through together (1,8; on a GPU 1,64,512)")
     add("--clip", type=Path, metavar="FILE", help="real faces and sound of this file, instead of the demo's")
     add("--quick", action="store_true", help="small batches, few rounds, small ceilings")
-    add("--json", type=Path, metavar="FILE", help="write the figures here too")
-    add("--bundle", type=Path, metavar="DIR", help="the trained model (the bundled one)")
-    add("--face-model", type=Path, metavar="FILE", help="YuNet's ONNX file")
-    add("--offline", action="store_true", help="never try to fetch that file")
+    add_shared(made)
     return made
 
 

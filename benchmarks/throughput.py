@@ -23,7 +23,7 @@ if __package__ is None or __package__ == "":
 from benchmarks.arrivals import NS
 from benchmarks.engines import ANEW, CPU_ENGINES, NOTHING, TORCH, names
 from benchmarks.load import Trial, serve
-from benchmarks.machine import JsonMap, cores, gpu, head, one_thread
+from benchmarks.machine import JsonMap, add_shared, cores, gpu, head, one_thread
 from benchmarks.search import Search
 from benchmarks.sheet import Sheet, machine_lines, number
 from benchmarks.signals import Recording, recorded
@@ -60,10 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add("--budget", type=float, metavar="S", help="for all of it; the search of a case ends with its share")
     add("--clip", type=Path, metavar="FILE", help="real faces and sound of this file, instead of the demo's")
     add("--quick", action="store_true", help=f"{QUICK_SECONDS:g} s each, at most {QUICK_MOST} streams")
-    add("--json", type=Path, metavar="FILE", help="write the figures here too")
-    add("--bundle", type=Path, metavar="DIR", help="the trained model (the bundled one)")
-    add("--face-model", type=Path, metavar="FILE", help="YuNet's ONNX file")
-    add("--offline", action="store_true", help="never try to fetch that file")
+    add_shared(made)
     return made
 
 
