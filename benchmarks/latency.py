@@ -18,7 +18,7 @@ if __package__ is None or __package__ == "":
 
 from rich.console import Console
 
-from benchmarks.machine import JsonMap, head, one_thread
+from benchmarks.machine import JsonMap, add_shared, head, one_thread
 from benchmarks.tables import ENGINES, LIVE, tables
 from engine.bundle import load_bundle
 from engine.errors import De3Error
@@ -40,13 +40,10 @@ def parser() -> argparse.ArgumentParser:
     add("--case", action="append", choices=CASES, help="only this one (may be given several times)")
     add("--seconds", type=float, help=f"how long to watch each live case ({SECONDS:g})")
     add("--quick", action="store_true", help=f"{QUICK_SECONDS:g} seconds each, and fewer repeats")
-    add("--json", type=Path, metavar="FILE", help="write the figures here too")
-    add("--bundle", type=Path, metavar="DIR", help="the trained model (the bundled one)")
     add("--engine", default="onnx", help="of the live cases and the throughput (onnx)")
-    add("--face-model", type=Path, metavar="FILE", help="YuNet's ONNX file")
-    add("--offline", action="store_true", help="never try to fetch that file")
     add("--clip", type=Path, metavar="FILE", help="the media file (made from the demo); 30 pictures a second")
     add("--export", action="store_true", help="export other window lengths too (needs torch; a minute more)")
+    add_shared(made)
     return made
 
 

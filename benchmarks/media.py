@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks.machine import JsonMap, head, one_thread
+from benchmarks.machine import JsonMap, add_shared, head, one_thread
 from engine import Recognizer
 from engine.errors import De3Error
 from engine.types import Block, Frame, Scores
@@ -41,11 +41,8 @@ def parser() -> argparse.ArgumentParser:
     add("--media", type=Path, required=True, metavar="DIR", help="the folder of clips")
     add("--seconds", type=float, help="no more than so much of each")
     add("--jobs", type=int, default=2, help="processes (2)")
-    add("--json", type=Path, metavar="FILE", help="write the figures here too")
-    add("--bundle", type=Path, metavar="DIR", help="the trained model (the bundled one)")
     add("--engine", default="onnx", help="what runs it (onnx)")
-    add("--face-model", type=Path, metavar="FILE", help="YuNet's ONNX file")
-    add("--offline", action="store_true", help="never try to fetch that file")
+    add_shared(made)
     return made
 
 

@@ -243,13 +243,13 @@ class SoundLane:
             return
         cut, frames = map(np.concatenate, zip(*self._waiting, strict=True))
         self._waiting.clear()
-        bins, first = np.unique(cut, return_index=True)
-        mel = log_mel(frames[first], self._mel_params)
-        rows = np.hstack((mel, hops(frames[first], self._mel_params)[:, : self._samples]))
+        mel = log_mel(frames, self._mel_params)
+        rows = np.hstack((mel, hops(frames, self._mel_params)[:, : self._samples]))
         sound = np.isfinite(rows).all(axis=1)
         self._counts["broken_sound"] += int((~sound).sum())
         if sound.any():
-            self._store(bins[sound], rows[sound])
+            bins, first = np.unique(cut[sound], return_index=True)
+            self._store(bins, rows[sound][first])
 
     def advance(self, t_ns: int) -> None:
         """No samples older than `t_ns` will come."""
