@@ -70,18 +70,20 @@ class Plan:
 
 
 def read_plan(file: Path, out: Path | None, data: Path) -> Plan:
-    """The plan in a TOML file: `name`, `windows` and `voices` (files), `[both]` (options laid over both).
+    """The plan in a TOML file: `name`, `windows` and `voices` (files), and options laid over both (`[both]`)
+    or one of them (`[only.windows]`, `[only.voices]`).
 
     data: the folder that a leading `DATA/` in the tests' arguments stands for. Raises ValueError where a key
     is missing or a named file is not there.
     """
     config = read_config(file)
     try:
-        over = config.get("both", {})
+        both, only = config.get("both", {}), config.get("only", {})
+        windows, voices = (both | only.get(stage, {}) for stage in ("windows", "voices"))
         return Plan(
             name=config["name"],
-            windows=read_config(Path(config["windows"])) | over,
-            voices=read_config(Path(config["voices"])) | over if "voices" in config else None,
+            windows=read_config(Path(config["windows"])) | windows,
+            voices=read_config(Path(config["voices"])) | voices if "voices" in config else None,
             tests={
                 name: [re.sub("^DATA/", f"{data.as_posix()}/", option) for option in options]
                 for name, options in config.get("tests", {}).items()

@@ -76,12 +76,12 @@ def main() -> None:
         network = load_network(config, weights)
         make_ready(config)
         if arguments.temperatures is None:
-            fit(network, _source(network, dev_sets(config), "dev", takes_waveform(config)))
+            fit(network, window_source(network, dev_sets(config), "dev", takes_waveform(config)))
         else:
             network.temperatures.copy_(read_weights(arguments.temperatures)["temperatures"])
         split = "test" if arguments.test else shown_split(config)
         sets = _test_sets(config, arguments.test, split)
-        test = _source(network, sets, split, takes_waveform(config))
+        test = window_source(network, sets, split, takes_waveform(config))
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{error}\n")
     report = {"temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True)), "split": split}
@@ -115,7 +115,8 @@ def _test_sets(config: dict[str, Any], named: Path | None, split: str) -> list[S
     return [SetFolders(Path(config["cache"]), (named,))]
 
 
-def _source(network: DE3, sets: list[SetFolders], split: str, waveform: bool) -> WindowSource:
+def window_source(network: DE3, sets: list[SetFolders], split: str, waveform: bool = False) -> WindowSource:
+    """Windows of one split of these sets, with the baselines that the network starts from."""
     source = WindowSource(sets=sets, splits=(split,), shares=(1, 0, 0), waveform=waveform)
     source.voice_mean, source.face_mean = network.voice_mean.numpy(), network.face_mean.numpy()
     source.renew_motion_means(network.frame_encoder.motion, 0)

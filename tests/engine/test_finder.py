@@ -168,6 +168,24 @@ def test_it_finds_the_demos_face_and_its_points(cache):
         assert np.abs(again.points - face.points).max() < 0.15 * np.linalg.norm(right - left)
 
 
+@pytest.mark.parametrize("side", [240, 320, 400, 800])
+def test_a_face_that_fills_the_picture_is_found(cache, side):
+    finder, picture = load_finder(offline=True)[0], Performance().picture(0)
+    half = cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    (face,) = finder.find(half)
+    x, y, width, height = (2 * value for value in face.box)
+    reach = 1.05 * max(width, height)
+    left, top = x + (width - reach) / 2, y + (height - reach) / 2
+    scale = side / reach
+    near = cv2.warpAffine(
+        picture, np.array([[scale, 0, -left * scale], [0, scale, -top * scale]]), (side, side)
+    )
+    (close,) = finder.find(near)
+    where = (close.points / scale + (left, top)) / 2
+    assert np.abs(where - face.points).max() < 0.15 * np.linalg.norm(face.points[1] - face.points[0])
+    assert close.box[3] > 0.7 * side
+
+
 def test_where_no_face_is_none_is_found_or_followed(cache):
     finder = load_finder(offline=True)[0]
     generator = np.random.default_rng(2)

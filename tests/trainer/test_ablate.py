@@ -73,6 +73,15 @@ def test_every_variant_reaches_the_configuration_of_its_stages(plan: Path, tmp_p
     assert other == ["no_own_mean"]
 
 
+def test_options_reach_both_stages_or_the_one_they_name(plan: Path, tmp_path: Path) -> None:
+    with plan.open("a") as file:
+        file.write("[both]\nepochs = 5\nthreads = 1\n[only.voices]\nepochs = 7\n")
+    made = read_plan(plan, tmp_path / "runs", tmp_path)
+    assert made.voices is not None
+    assert (made.windows["epochs"], made.windows["threads"]) == (5, 1)
+    assert (made.voices["epochs"], made.voices["threads"]) == (7, 1)
+
+
 def test_a_run_is_exported_and_plays_the_tests(plan: Path) -> None:
     sound = np.rint(3000 * np.sin(np.arange(16_000) / 9)).astype(np.int16)
     with av.open(str(plan.parent / "a.wav"), "w") as container:
