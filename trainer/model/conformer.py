@@ -18,16 +18,20 @@ def masked(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     return torch.where(mask_BT[..., None], x_BTD, torch.zeros((), dtype=x_BTD.dtype, device=x_BTD.device))
 
 
+def silenced(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    """`masked` for what is finite everywhere: a product, which ONNX Runtime computes far faster."""
+    return x_BTD * mask_BT[..., None].to(x_BTD.dtype)
+
+
+def absence(mask_BT: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, T): what is added before a softmax; 0 where the mask lets through, else MASKED."""
+    return (1 - mask_BT.to(dtype)) * MASKED
+
+
 def masked_mean(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     """(B, D): mean over the steps that the mask lets through, zero where there are none."""
     total = masked(x_BTD, mask_BT).sum(1)
     return total / mask_BT.sum(1, keepdim=True).clamp(min=1)
-
-
-def masked_deviation(x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    """(B, D): deviation over the steps that the mask lets through."""
-    mean = masked_mean(x_BTD, mask_BT)
-    return torch.sqrt(masked_mean((x_BTD - mean[:, None]).square(), mask_BT) + 1e-4)
 
 
 def tick_times(steps: int, step_s: float) -> Tensor:
@@ -63,12 +67,7 @@ class RotaryAttention(nn.Module):
         q = _turned(self._split(self.query(query_BTD)), self.query_cos, self.query_sin)
         k = _turned(self._split(key_BSD), self.key_cos, self.key_sin)
         scores = q @ k.transpose(2, 3) * self.head_width**-0.5
-        scores = torch.where(
-            memory_mask_BS[:, None, None],
-            scores,
-            torch.full((), MASKED, dtype=scores.dtype, device=scores.device),
-        )
-        weights = torch.softmax(scores, -1)
+        weights = torch.softmax(scores + absence(memory_mask_BS, scores.dtype)[:, None, None], -1)
         attended = (weights @ self._split(value_BSD)).transpose(1, 2).flatten(2)
         return self.out(attended), weights.mean(1)
 
@@ -119,7 +118,7 @@ class Convolution(nn.Module):
         self.dropout = ChannelDropout(dropout)
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        y = masked(F.glu(self.gate(self.norm(x_BTD)), -1), mask_BT)
+        y = silenced(F.glu(self.gate(self.norm(x_BTD)), -1), mask_BT)
         y = self.depthwise(y.transpose(1, 2)).transpose(1, 2)
         return self.dropout(self.out(F.silu(self.depth_norm(y))))
 
@@ -142,7 +141,7 @@ class ConformerBlock(nn.Module):
         x = x + self.attention(y, y, mask_BT)[0]
         x = x + self.convolution(x, mask_BT)
         x = x + 0.5 * self.second(x)
-        return masked(self.norm(x), mask_BT)
+        return silenced(self.norm(x), mask_BT)
 
 
 class Conformer(nn.Module):

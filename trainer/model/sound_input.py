@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.model.conformer import MASKED, ChannelDropout, masked, masked_mean
+from trainer.model.conformer import ChannelDropout, absence, masked, masked_mean, silenced
 from trainer.model.extractors import SoundExtractor
 
 MEL_PER_STEP = 4
@@ -44,14 +44,12 @@ class SoundInput(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Returns (B, S, D) and its mask (B, S)."""
         mel = masked(mel_BMF, mask_BM)
-        energy_BM = torch.where(
-            mask_BM, mel.mean(2), torch.full((), MASKED, dtype=mel.dtype, device=mel.device)
-        )
+        energy_BM = mel.mean(2) + absence(mask_BM, mel.dtype)
         level_B = torch.logsumexp(energy_BM, 1) - torch.log(mask_BM.sum(1).clamp(min=1).to(mel.dtype))
         own = (mel - level_B[:, None, None]) / 3
-        views = [masked(own, mask_BM)]
+        views = [silenced(own, mask_BM)]
         if self.own_mean:
-            views.append(masked((mel - baseline_BF[:, None]) / 3 * weight_B[:, None, None], mask_BM))
+            views.append(silenced((mel - baseline_BF[:, None]) / 3 * weight_B[:, None, None], mask_BM))
         x_BCMF = torch.stack(views, 1)
         mask = mask_BM
         for convolution, norm, stride in zip(
@@ -59,10 +57,7 @@ class SoundInput(nn.Module):
         ):
             if stride == 2:
                 mask = mask[:, ::2] | mask[:, 1::2]
-            x_BCMF = F.silu(norm(convolution(x_BCMF)))
-            x_BCMF = torch.where(
-                mask[:, None, :, None], x_BCMF, torch.zeros((), dtype=x_BCMF.dtype, device=x_BCMF.device)
-            )
+            x_BCMF = silenced(F.silu(norm(convolution(x_BCMF))), mask[:, None])
         x_BSD = self.out(x_BCMF.permute(0, 2, 1, 3).flatten(2))
         if self.own_mean:
             x_BSD = x_BSD + self.trust(weight_B[:, None])[:, None]

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from trainer.labels import HEADS
 from trainer.model.conformer import (
-    MASKED,
     Conformer,
     FeedForward,
     RotaryAttention,
+    absence,
     masked,
-    masked_deviation,
     masked_mean,
+    silenced,
     tick_times,
 )
 from trainer.model.extractors import SoundExtractor
@@ -86,7 +86,7 @@ class PairwiseFusion(nn.Module):
         v = v_BTD + self.v_asks_o(v_in, o_in, mask_BT)[0]
         o = o_BTD + self.o_asks_v(o_in, v_in, mask_BT)[0]
         share = torch.sigmoid(self.pair(torch.cat((v, o, v * o), -1)))
-        return masked(self.norm(share * v + (1 - share) * o), mask_BT)
+        return silenced(self.norm(share * v + (1 - share) * o), mask_BT)
 
 
 class Enhancement(nn.Module):
@@ -107,7 +107,7 @@ class Enhancement(nn.Module):
         asked, weights = self.attention(self.own_norm(own_BTD), self.other_norm(other_BSD), other_mask_BS)
         asked = asked + self.feed_forward(asked)
         present = own_mask_BT & other_mask_BS.any(1, keepdim=True)
-        return own_BTD + masked(asked, present), weights
+        return own_BTD + silenced(asked, present), weights
 
 
 class Pooling(nn.Module):
@@ -118,12 +118,12 @@ class Pooling(nn.Module):
         self.weigh = nn.Linear(width, 1)
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        weight_BT = torch.where(
-            mask_BT, self.weigh(x_BTD)[..., 0], torch.full((), MASKED, dtype=x_BTD.dtype, device=x_BTD.device)
-        )
-        weighted = (torch.softmax(weight_BT, 1)[..., None] * masked(x_BTD, mask_BT)).sum(1)
-        deviation = masked_deviation(x_BTD, mask_BT)
-        return torch.cat((weighted, masked_mean(x_BTD, mask_BT), deviation), -1)
+        x = silenced(x_BTD, mask_BT)
+        weight_BT = torch.softmax(self.weigh(x)[..., 0] + absence(mask_BT, x.dtype), 1)
+        count_B1 = mask_BT.sum(1, keepdim=True).clamp(min=1)
+        mean_BD = x.sum(1) / count_B1
+        spread = silenced((x - mean_BD[:, None]).square(), mask_BT).sum(1) / count_B1
+        return torch.cat(((weight_BT[..., None] * x).sum(1), mean_BD, torch.sqrt(spread + 1e-4)), -1)
 
 
 class StillExpression(nn.Module):
