@@ -57,7 +57,9 @@ class SoundInput(nn.Module):
         ):
             if stride == 2:
                 mask = mask[:, ::2] | mask[:, 1::2]
-            x_BCMF = silenced(F.silu(norm(convolution(x_BCMF))), mask[:, None])
+            x_BCMF = F.silu(norm(convolution(x_BCMF)))
+            heard_B1MF = mask[:, None, :, None].to(x_BCMF.dtype).expand(-1, -1, -1, x_BCMF.shape[3])
+            x_BCMF = x_BCMF * heard_B1MF  # spread over the bands first: rows of a few numbers are slow
         x_BSD = self.out(x_BCMF.permute(0, 2, 1, 3).flatten(2))
         if self.own_mean:
             x_BSD = x_BSD + self.trust(weight_B[:, None])[:, None]

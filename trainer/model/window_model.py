@@ -57,17 +57,16 @@ class VideoInput(nn.Module):
             return alone_BTD
         mean_B1K = masked_mean(x, mask_BT)[:, None]
         from_baseline = (x - baseline_BK[:, None]) * weight_B[:, None, None]
-        parts_BPD = torch.stack(
-            (
-                self.token(x),
-                self.from_window(x - mean_B1K).expand(-1, x.shape[1], -1),
-                self.from_baseline(from_baseline) + self.trust(weight_B[:, None])[:, None],
-            ),
-            1,
+        views = (
+            self.token(x),
+            self.from_window(x - mean_B1K),
+            self.from_baseline(from_baseline) + self.trust(weight_B[:, None])[:, None],
         )
-        batch, parts, steps, width = parts_BPD.shape
-        kept = self.dropout(parts_BPD.reshape(batch, parts, steps * width))  # drops a whole view at a time
-        return kept.view(batch, parts, steps, width).sum(1)
+        if not self.training:
+            return sum(views[1:], views[0])
+        flat_BPK = torch.stack([view.flatten(1) for view in views], 1)
+        kept_BPK: Tensor = self.dropout(flat_BPK)  # drops a whole view at a time
+        return kept_BPK.sum(1).view_as(views[0])
 
 
 class PairwiseFusion(nn.Module):
