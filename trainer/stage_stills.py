@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.augment_stills import augment
+from trainer.data.stills import WEIGHT_POWER
 from trainer.metrics import unweighted_average_recall
 from trainer.model.de3 import new_frame_encoder
 from trainer.start import freeze, start_encoder
@@ -34,7 +35,7 @@ class StillsStage:
         dev = np.load(Path(config["cache"]) / config["dev"])
         self.dev_crops, self.dev_votes = torch.from_numpy(dev["crops"]), torch.from_numpy(dev["votes"])
         size_L = self.votes.sum(0)
-        self.weights_L = (size_L / size_L.mean()) ** -0.5
+        self.weights_L = (size_L / size_L.mean()) ** WEIGHT_POWER
         self.steps = len(self.crops) // config["batch"]
         self.frozen = freeze(self.network, config.get("frozen", []))
 

@@ -21,6 +21,8 @@ from trainer.labels import LABELS
 TILE = 48
 ENLARGE = 4
 BORDER = 40
+WEIGHT_POWER = -0.5
+"""How a label's share weighs in training: rare ones more than once, common ones less."""
 LABEL_SMOOTHING_LFW = 0.3  # one annotator, many mistakes: his word is worth about two votes in three
 
 
