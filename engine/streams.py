@@ -19,7 +19,7 @@ from engine.lanes import SECOND_NS, Released
 from engine.probabilities import log_softmax, softmax
 from engine.smoothing import Smoothing
 from engine.types import Block, Face, Float32, Observation, Scores
-from engine.window import Timeline, Window
+from engine.window import Timeline, Window, hear
 
 
 class Recognition:
@@ -67,6 +67,7 @@ class Recognition:
 
     def scores(self, due: "Sequence[tuple[Stream, int]]") -> list[Scores]:
         """The scores of several streams (none twice), each up to its own end in ns, in one batch."""
+        hear(stream.timeline for stream, _ in due)
         cut = [(stream, *stream.timeline.window(end_ns)) for stream, end_ns in due]
         for stream, _, window in cut:
             stream.follow(window.track)
