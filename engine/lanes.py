@@ -143,9 +143,10 @@ class VideoLane:
         ticks = np.arange(end - self._span, end)
         places = ticks % self._ring
         seen = (self._tick[places] == ticks) & (ticks >= 0)
-        if not seen.any():
+        shown = np.flatnonzero(seen)
+        if not len(shown):
             return View(seen, -1, None)
-        newest = places[np.flatnonzero(seen)[-1]]
+        newest = places[shown[-1]]
         track = int(self._track[newest])
         return View(seen & (self._track[places] == track), track, self._place[newest])
 
@@ -166,6 +167,8 @@ class VideoLane:
 
     def _release(self) -> Released:
         released: Released = []
+        if not self._waiting:
+            return released
         still: deque[tuple[int, Face]] = deque()
         for tick, face in self._waiting:
             if tick >= self._end - self._span + self._ring:
@@ -222,7 +225,7 @@ class SoundLane:
         self._end = 0
         self._oldest: int | None = None
         self._folded = 0
-        size = min(2 * self._span, MOST_BINS)
+        size = max(self._span, min(2 * self._span, MOST_BINS))
         self._bin = np.full(size, -1, dtype=np.int64)
         self._rows = np.zeros((size, self.mel_params.bands + self._samples), dtype=np.float32)
 
@@ -253,18 +256,18 @@ class SoundLane:
         """The frames that wait, and which bin each becomes; they wait no more."""
         bins = np.array(self._waiting, dtype=np.int64)
         self._waiting.clear()
-        wanted = bins != NOWHERE
-        return bins[wanted], self._front.cut()[wanted]
+        return bins, self._front.cut()
 
-    def store(self, bins: NDArray[np.int64], frames: Float32, mel: Float32) -> None:
+    def store(self, bins: NDArray[np.int64], frames: Float32, mel: Float32, whole: Bool) -> None:
         """Frames that were cut become bins, with their log-mel; of several for one bin the first that is
-        not broken."""
-        rows = np.hstack((mel, hops(frames, self.mel_params)[:, : self._samples]))
-        sound = np.isfinite(rows).all(axis=1)
-        self._counts["broken_sound"] += int((~sound).sum())
-        if sound.any():
+        `whole`."""
+        wanted = np.flatnonzero(bins != NOWHERE)
+        sound = wanted[whole[wanted]]
+        self._counts["broken_sound"] += len(wanted) - len(sound)
+        if len(sound):
             bins, first = np.unique(bins[sound], return_index=True)
-            self._store(bins, rows[sound][first])
+            rows = np.concatenate((mel, hops(frames, self.mel_params)[:, : self._samples]), axis=1)
+            self._store(bins, rows[sound[first]])
 
     def advance(self, t_ns: int) -> None:
         """No samples older than `t_ns` will come."""
@@ -285,16 +288,17 @@ class SoundLane:
         end = min(self._end, self.grid.cell(self.bound_ns))
         if end <= start:
             return
-        self._gate.skip(start - self._folded)
+        if start > self._folded:
+            self._gate.skip(start - self._folded)
         mel, mask = heard.mel[start - first : end - first], heard.mask[start - first : end - first]
         self.voice.fold(mel[self._gate.push(mel, mask)], 1 / self._hz)
         self._folded = end
 
     def _read(self, start: int, end: int) -> Heard:
-        bins = np.arange(start, end)
-        places = bins % len(self._bin)
-        mask = (self._bin[places] == bins) & (bins >= 0)
-        rows = self._rows.take(places, axis=0)
+        bins, place, size = np.arange(start, end), start % len(self._bin), len(self._bin)
+        head, tail = slice(place, place + len(bins)), slice(max(0, place + len(bins) - size))
+        mask = (np.concatenate((self._bin[head], self._bin[tail])) == bins) & (bins >= 0)
+        rows = np.concatenate((self._rows[head], self._rows[tail]))
         rows[~mask] = 0
         bands = self.mel_params.bands
         return Heard(rows[:, :bands], rows[:, bands:].ravel(), mask)
@@ -337,7 +341,9 @@ def take_sound(lanes: Iterable[SoundLane]) -> None:
     if not cut:
         return
     mel = log_mel(np.concatenate([frames for _, _, frames in cut]), cut[0][0].mel_params)
+    whole = np.asarray(np.isfinite(mel).all(axis=1))
     first = 0
     for lane, bins, frames in cut:
-        lane.store(bins, frames, mel[first : first + len(bins)])
-        first += len(bins)
+        end = first + len(bins)
+        lane.store(bins, frames, mel[first:end], whole[first:end])
+        first = end

@@ -46,6 +46,16 @@ class Window:
     face: Place | None
     waveform: Float32 = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
+    @property
+    def valid_video(self) -> float:
+        """Share of the ticks with a face, 0..1."""
+        return float(self.video_mask.mean())
+
+    @property
+    def valid_audio(self) -> float:
+        """Share of the bins that were heard, 0..1."""
+        return float(self.audio_mask.mean())
+
     def sound(self, kind: str) -> Float32:
         """What `Bundle.sound` calls for: the log-mel or the waveform."""
         return self.waveform if kind == "waveform" else self.mel

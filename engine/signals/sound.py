@@ -8,11 +8,11 @@ Data leaves it as the frames' centres in time and their mel.
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.stretches import stretches
 from engine.types import Float32
 
 SECOND_NS = 1_000_000_000
@@ -120,7 +120,7 @@ class LogMel:
     def _cut_run(self) -> None:
         hop, window = self.params.hop, self.params.window
         sound = np.concatenate([*self._run, np.zeros(0, np.float32)])
-        self._cut.append(overlapping(sound, window, hop))
+        self._cut.append(stretches(sound, window, hop))
         self._run = [sound[self._whole * hop :].copy()]
         self._whole = 0
 
@@ -142,12 +142,6 @@ class LogMel:
         self._left = 0
         self._steered = 0
         return float(t_ns)
-
-
-def overlapping(row: NDArray[Any], length: int, step: int) -> NDArray[Any]:
-    """(N,) to (M, length), a view: stretches of so many that begin `step` apart, all that are whole."""
-    count = max(0, (len(row) - length) // step + 1)
-    return np.ndarray((count, length), row.dtype, row, strides=(step * row.itemsize, row.itemsize))
 
 
 def hops(frames: Float32, params: MelParams) -> Float32:
