@@ -234,14 +234,12 @@ class SoundLane:
         centres_ns = self._front.take(block.t_ns, block.samples)
         if not centres_ns:
             return
-        before: int | None = None
+        oldest, before = max(0, self._end - self._span), None
         for cell in map(self.grid.cell, centres_ns):
-            if cell < 0:
-                self._counts["early_sound"] += cell != before
-            elif cell < self._end:
-                self._counts["late_sound"] += cell != before
-            wanted = cell >= max(0, self._end - self._span) and cell != before
-            self._waiting.append(cell if wanted else NOWHERE)
+            first = cell != before  # of several frames for one bin
+            if first and cell < self._end:
+                self._counts["early_sound" if cell < 0 else "late_sound"] += 1
+            self._waiting.append(cell if first and cell >= oldest else NOWHERE)
             before = cell
         self.bound_ns = max(self.bound_ns, centres_ns[-1] + SECOND_NS // self._hz)
         if len(self._waiting) >= FRAMES_AT_ONCE:
