@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 def stretches(row: NDArray[Any], length: int, step: int = 1) -> NDArray[Any]:
     """row: (N,), contiguous. Returns (M, length), not to be written to: all whole stretches, `step` apart.
 
-    NumPy's `sliding_window_view` is the same for any array and takes twenty times as long to say so.
+    NumPy's `sliding_window_view` does the same for any array, and takes ten times as long to make.
     """
     count = max(0, (len(row) - length) // step + 1)
     return np.ndarray((count, length), row.dtype, row, strides=(step * row.itemsize, row.itemsize))
