@@ -19,14 +19,21 @@ if __package__ is None or __package__ == "":
 
 from benchmarks.engines import ANEW, CPU_ENGINES, NOTHING, TORCH, names
 from benchmarks.gpu_facts import FACTS
-from benchmarks.machine import JsonMap, describe, gpu, one_thread
+from benchmarks.machine import JsonMap, cores, describe, gpu, one_thread
 from benchmarks.parts import Outcome, run_part, run_tests
 from benchmarks.sheet import Sheet, machine_lines
 
 TOTAL_S = 460.0
-SHARES_S = {"build": 80, "tests": 70, "throughput": 150, "roofline": 70, "flow": 40, "peers": 50}
+SHARES_S = {
+    "build": 80, "tests": 70, "throughput": 120, "processes": 50, "roofline": 60, "flow": 35, "peers": 45
+}  # fmt: skip
 """What each part may take, in the order they run; what one leaves over goes to those after it."""
+SCRIPTS = {"processes": "throughput"}
+"""Of the parts that are not called as their script is."""
+BUILT = "inductor"
 STREAMS = 1024
+PROCESSES, TRIED = 4, "250,500,1000,1500"
+"""One card shared by so many recogniser processes with the engine that was built, and how many streams."""
 TRIAL_S, SPARE_S = 3.0, 10.0
 HERE = Path(__file__).parent
 
@@ -91,12 +98,12 @@ def _run(name: str, limit_s: float, folder: Path, options: argparse.Namespace) -
     if name == "build":
         from engine.build import ENGINES
 
-        if options.cpu or "inductor" not in ENGINES:
+        if options.cpu or BUILT not in ENGINES:
             return Outcome("left out", 0.0, "it needs a GPU, and an engine that torch compiles")
-        command = ["-m", "engine.build", "--engine", "inductor", "--max-streams", str(options.streams)]
+        command = ["-m", "engine.build", "--engine", BUILT, "--max-streams", str(options.streams)]
         command += ["--precision", options.precision]
     else:
-        command = [str(HERE / f"{name}.py"), *_flags(name, limit_s, options), "--offline"]
+        command = [str(HERE / f"{SCRIPTS.get(name, name)}.py"), *_flags(name, limit_s, options), "--offline"]
     return run_part(name, [sys.executable, *command, *bundle], limit_s, folder)
 
 
@@ -108,6 +115,11 @@ def _flags(name: str, limit_s: float, options: argparse.Namespace) -> list[str]:
         flags += [word for engine in engines for word in ("--engine", engine)]
         flags += ["--processes", "1", "--budget", f"{max(limit_s - SPARE_S, 1):.0f}"]
         flags += [] if options.cpu else ["--seconds", f"{TRIAL_S:g}", "--most", str(2 * options.streams)]
+    if name == "processes":
+        engine, count, tried = ("onnx", 2, "2") if options.cpu else (BUILT, min(PROCESSES, cores()), TRIED)
+        flags += ["--engine", engine, "--processes", str(count), "--streams", tried]
+        flags += ["--budget", f"{max(limit_s - SPARE_S, 1):.0f}"]
+        flags += [] if options.cpu else ["--seconds", f"{TRIAL_S:g}"]
     if name == "roofline" and not options.cpu:
         engines = [engine for engine in on_gpus() if engine not in ("onnx", ANEW)]
         flags += [word for engine in (*engines, TORCH) for word in ("--engine", engine)]

@@ -48,7 +48,8 @@ def of_throughput(report: JsonMap) -> Iterator[Row]:
         for key in (key for key in case if key.startswith("processes_")):
             run, anew = case[key], engines.get(ANEW, {}).get(key, {})
             target = str(WANTED_STREAMS) if name not in (ANEW, NOTHING, *CPU_ENGINES) else ""
-            yield f"{name}: streams sustained", str(run["most_streams"]), target
+            where = "" if key == "processes_1" else f" in {key.removeprefix('processes_')} processes"
+            yield f"{name}: streams sustained{where}", str(run["most_streams"]), target
             one = (run["one_stream"] or {}).get("latency_ms", {}).get("p50")
             if one is not None:
                 yield f"{name}: one stream, p50", f"{one:.2f} ms", f"{WANTED_MS} ms" if target else ""
@@ -89,6 +90,7 @@ FACTS: dict[str, Callable[[JsonMap], Iterator[Row]]] = {
     "tests": of_tests,
     "flow": of_flow,
     "throughput": of_throughput,
+    "processes": of_throughput,
     "peers": of_peers,
     "roofline": of_roofline,
 }

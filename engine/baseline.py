@@ -5,9 +5,8 @@ model. It knows nothing of tracks, streams or files; the owner folds new rows in
 """
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
+from engine.stretches import stretches
 from engine.types import Bool, Float32
 
 
@@ -65,8 +64,10 @@ class SlowMean:
 
     def fold(self, rows: Float32, dt_s: float) -> None:
         """rows: (N, D) float32 in the order of time, each lasting `dt_s` seconds."""
-        for row in rows:
-            self._mean += self._steps.rate(dt_s) * (row - self._mean)
+        for step in rows.astype(np.float64):
+            step -= self._mean
+            step *= self._steps.rate(dt_s)
+            self._mean += step
 
     @property
     def mean(self) -> Float32:
@@ -102,9 +103,8 @@ class VoiceGate:
 
     def push(self, mel: Float32, mask: Bool) -> Bool:
         """mel: (N, F) float32, the next N bins; mask: (N,) bool, which were heard. Returns (N,) bool."""
-        levels: NDArray[np.float64] = np.full(len(mel), -np.inf)
-        levels[mask] = mel[mask].mean(axis=1, dtype=np.float64)
+        levels = np.where(mask, mel.mean(axis=1, dtype=np.float64), -np.inf)
         known = np.concatenate([self._levels, levels])
-        loudest = sliding_window_view(known, self._span).max(axis=1)
+        loudest = stretches(known, self._span).max(axis=1)
         self._levels = known[len(mel) :]
         return np.asarray(mask & (levels > loudest - self._floor), dtype=np.bool_)

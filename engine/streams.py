@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.backends import Backend, choose
+from engine.backends.base import Answers
 from engine.bundle import Bundle, load_bundle
 from engine.lanes import SECOND_NS, Released
 from engine.probabilities import log_softmax, softmax
 from engine.smoothing import Smoothing
-from engine.types import Block, Face, Float32, Observation, Scores
-from engine.window import Timeline, Window
+from engine.types import Block, Face, Observation, Scores
+from engine.window import Timeline, Window, hear
 
 
 class Recognition:
@@ -67,36 +68,42 @@ class Recognition:
 
     def scores(self, due: "Sequence[tuple[Stream, int]]") -> list[Scores]:
         """The scores of several streams (none twice), each up to its own end in ns, in one batch."""
+        hear(stream.timeline for stream, _ in due)
         cut = [(stream, *stream.timeline.window(end_ns)) for stream, end_ns in due]
         for stream, _, window in cut:
             stream.follow(window.track)
         self.observe((stream.slot, stream.take_closed() + released) for stream, released, _ in cut)
-        answers = self.backend.score([stream.slot for stream, _, _ in cut], [window for _, _, window in cut])
-        return [
-            self._calibrated(stream, window, *rows)
-            for (stream, _, window), *rows in zip(cut, *answers, strict=True)
-        ]
+        streams, windows = [stream for stream, _, _ in cut], [window for _, _, window in cut]
+        return self._calibrated(
+            streams, windows, self.backend.score([stream.slot for stream in streams], windows)
+        )
 
-    def _calibrated(self, stream: "Stream", window: Window, logits: Float32, attributes: Float32) -> Scores:
-        bundle = self.bundle
+    def _calibrated(
+        self, streams: "Sequence[Stream]", windows: Sequence[Window], answers: Answers
+    ) -> list[Scores]:
+        bundle, labels = self.bundle, len(self.bundle.labels)
         temperatures = np.array([bundle.temperatures[head] for head in bundle.heads])
-        said = stream.steadied(
-            window, np.hstack((log_softmax(logits / temperatures[:, None]), attributes), dtype=np.float64)
-        )
-        probabilities = softmax(said[:, : len(bundle.labels)])
-        lead = said[bundle.heads.index(bundle.lead), len(bundle.labels) :].tolist()
-        return Scores(
-            t_ns=window.t_end_ns,
-            window_ns=bundle.window.window_ns,
-            labels=bundle.labels,
-            heads=dict(zip(bundle.heads, probabilities, strict=True)),
-            lead=bundle.lead,
-            valid_video=float(window.video_mask.mean()),
-            valid_audio=float(window.audio_mask.mean()),
-            face=window.face,
-            track=stream.track,
-            attributes=dict(zip(bundle.attributes, lead, strict=True)),
-        )
+        logs = log_softmax(answers.logits / temperatures[:, None])
+        rows = np.concatenate((logs, answers.attributes), axis=2, dtype=np.float64)
+        said = np.stack([each.steadied(*row) for each, *row in zip(streams, windows, rows, strict=True)])
+        leads = said[:, bundle.heads.index(bundle.lead), labels:].tolist()
+        return [
+            Scores(
+                t_ns=window.t_end_ns,
+                window_ns=bundle.window.window_ns,
+                labels=bundle.labels,
+                heads=dict(zip(bundle.heads, probabilities, strict=True)),
+                lead=bundle.lead,
+                valid_video=window.valid_video,
+                valid_audio=window.valid_audio,
+                face=window.face,
+                track=stream.track,
+                attributes=dict(zip(bundle.attributes, lead, strict=True)),
+            )
+            for stream, window, probabilities, lead in zip(
+                streams, windows, softmax(said[..., :labels]), leads, strict=True
+            )
+        ]
 
 
 def open_recognition(bundle: str | Path | None = None, engine: str = "auto") -> Recognition:
@@ -209,7 +216,7 @@ class Stream:
 
     def steadied(self, window: Window, said: NDArray[np.float64]) -> NDArray[np.float64]:
         """The mean over the last windows of the same face and the same senses; see `Smoothing`."""
-        basis = (self.track, bool(window.video_mask.any()), bool(window.audio_mask.any()))
+        basis = (self.track, window.valid_video > 0, window.valid_audio > 0)
         return self._smoothing.fold(window.t_end_ns, said, basis)
 
     def clear(self, epoch_ns: int | None = None) -> None:

@@ -4,7 +4,7 @@ A small state machine that takes time as an argument. It knows nothing about soc
 Data leaves it as the window ends that `due` returns.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 NS = 1_000_000_000
@@ -26,7 +26,11 @@ class Schedule:
     rate_hz: Fraction
     max_wait_ns: int | None
     skipped: int = 0
-    _next: int = 1
+    _next: int = field(init=False)
+    _next_ns: int = field(init=False)  # its end, which is asked for far more often than it changes
+
+    def __post_init__(self) -> None:
+        self._go_to(1)
 
     def end_ns(self, k: int) -> int:
         """The end of window `k`, on a tick."""
@@ -36,7 +40,7 @@ class Schedule:
     def begin(self, now_ns: int) -> None:
         """Leave out, uncounted, the windows that ended before `now_ns`: nobody was there to score them."""
         if now_ns > self.epoch_ns:
-            self._next = max(self._next, int(Fraction(now_ns - self.epoch_ns, NS) * self.rate_hz))
+            self._go_to(max(self._next, int(Fraction(now_ns - self.epoch_ns, NS) * self.rate_hz)))
 
     def due(self, now_ns: int, bound_ns: int) -> list[int]:
         """The ends of the windows to score now, oldest first; each is returned once.
@@ -44,9 +48,9 @@ class Schedule:
         bound_ns: nothing older will come of any modality that is present.
         """
         ends: list[int] = []
-        while (end := self.end_ns(self._next)) <= bound_ns or self._waited(end, now_ns):
-            ends.append(end)
-            self._next += 1
+        while self._next_ns <= bound_ns or self._waited(now_ns):
+            ends.append(self._next_ns)
+            self._go_to(self._next + 1)
         if self.max_wait_ns is not None and len(ends) > 1:
             self.skipped += len(ends) - 1
             del ends[:-1]
@@ -55,14 +59,17 @@ class Schedule:
     def rest(self, last_ns: int) -> list[int]:
         """The ends that are left up to `last_ns`, the end of everything; none of them is skipped."""
         ends: list[int] = []
-        while (end := self.end_ns(self._next)) <= last_ns:
-            ends.append(end)
-            self._next += 1
+        while self._next_ns <= last_ns:
+            ends.append(self._next_ns)
+            self._go_to(self._next + 1)
         return ends
 
     def wake_ns(self) -> int | None:
         """When, by the clock, `due` has something to say at the latest; None: only bounds count."""
-        return None if self.max_wait_ns is None else self.end_ns(self._next) + self.max_wait_ns
+        return None if self.max_wait_ns is None else self._next_ns + self.max_wait_ns
 
-    def _waited(self, end_ns: int, now_ns: int) -> bool:
-        return self.max_wait_ns is not None and now_ns >= end_ns + self.max_wait_ns
+    def _waited(self, now_ns: int) -> bool:
+        return self.max_wait_ns is not None and now_ns >= self._next_ns + self.max_wait_ns
+
+    def _go_to(self, k: int) -> None:
+        self._next, self._next_ns = k, self.end_ns(k)

@@ -89,9 +89,10 @@ class Recogniser:
 
     def due(self, now_ns: int) -> list[int]:
         """The ends of the windows to score now, oldest first."""
-        if self.ended:
+        bound_ns = self._bound_ns()
+        if bound_ns >= UNBOUNDED_NS:
             return self.schedule.rest(self._last_ns)
-        return self.schedule.due(now_ns, self._bound_ns())
+        return self.schedule.due(now_ns, bound_ns)
 
     @property
     def streams(self) -> list[Stream]:

@@ -96,7 +96,9 @@ def _session(cache: Path, waveform: bool, speaker: str, session: int) -> list[He
         if session:
             speed = conditions.speed
             wave = microphones.hear(change_speed(wave, speed), conditions, rng, usual_db)
-        _, frames = LogMel(MelParams()).cut(0, wave)
+        front = LogMel(MelParams())
+        front.take(0, wave)
+        frames = front.cut()
         mel = log_mel(frames, MelParams())
         if session:
             mel = shift_formants(mel, conditions.formants)
