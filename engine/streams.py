@@ -68,6 +68,8 @@ class Recognition:
 
     def scores(self, due: "Sequence[tuple[Stream, int]]") -> list[Scores]:
         """The scores of several streams (none twice), each up to its own end in ns, in one batch."""
+        if not due:
+            return []
         hear(stream.timeline for stream, _ in due)
         cut = [(stream, *stream.timeline.window(end_ns)) for stream, end_ns in due]
         for stream, _, window in cut:

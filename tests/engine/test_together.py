@@ -108,7 +108,7 @@ class Echo(HostBackend):
         return Answers(mel[..., :labels], mel[..., labels : labels + len(self._bundle.attributes)])
 
 
-@pytest.mark.parametrize("count", [1, 2, 7])
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
 def test_scores_that_are_asked_for_together_are_the_same_as_alone(rated: Bundle, count: int) -> None:
     together, lonely = Recognition(rated, Echo(rated)), Recognition(rated, Echo(rated))
     streams, alone = ([Stream(each, EPOCH_NS) for _ in range(count)] for each in (together, lonely))
