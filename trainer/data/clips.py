@@ -5,7 +5,6 @@ live runtime sees it: presentation times, BGR pictures, 16 kHz mono sound. It kn
 leaves it as `Take`s and as the engine's `Frame`s and `Block`s.
 """
 
-import csv
 import os
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import soxr
 from engine.picture import upright
 from engine.types import Block, Float32, Frame
 from trainer.data.sound import RATE_HZ, mono_mixer
+from trainer.data.tables import read_table
 from trainer.data.takes import Take
 
 BLOCK_SAMPLES = RATE_HZ // 50
@@ -31,32 +31,32 @@ def list_clips(table: Path, split: str = "dev") -> list[Take]:
     """The rows of `table`, in its order; relative files are beside the table; `calm` counts as neutral.
 
     Of a table as `trainer.prepare` reads it (`path` in place of `file`) only the rows of `split`.
-    Raises ValueError where a column or a file is missing.
+    Raises ValueError where a column, a file or a label is missing.
     """
-    with table.open(encoding="utf-8-sig", newline="") as rows:
-        reader = csv.DictReader(rows)
-        columns = set(reader.fieldnames or ())
-        name = file_column(columns)
-        missing = {name, "speaker", "label"} - columns
-        if missing:
-            raise ValueError(f"{table} lacks the column {sorted(missing)[0]!r} (file, speaker, label).")
-        takes = []
-        for line, row in enumerate(reader, start=2):
-            if name == "path" and row.get("split", split).strip() != split:
-                continue
-            file = table.parent / row[name]
-            if not file.is_file():
-                raise ValueError(f"{table}, line {line}: there is no file {file}.")
-            label = row["label"].strip().lower()
-            takes.append(
-                Take(
-                    file=file,
-                    corpus=table.parent.name,
-                    speaker=row["speaker"].strip(),
-                    label="neutral" if label == "calm" else label,
-                    split="test",
-                )
+    read = read_table(table)
+    name = file_column(set(read.columns))
+    missing = {name, "speaker", "label"} - set(read.columns)
+    if missing:
+        raise ValueError(f"{table} lacks the column {sorted(missing)[0]!r} (file, speaker, label).")
+    takes = []
+    for line, row in read.rows:
+        if name == "path" and row.get("split", split) != split:
+            continue
+        file = table.parent / row[name]
+        if not file.is_file():
+            raise ValueError(f"{table}, line {line}: there is no file {file}.")
+        label = row["label"].lower()
+        if not label:
+            raise ValueError(f"{table}, line {line}: there is no label.")
+        takes.append(
+            Take(
+                file=file,
+                corpus=table.parent.name,
+                speaker=row["speaker"],
+                label="neutral" if label == "calm" else label,
+                split="test",
             )
+        )
     return takes
 
 
