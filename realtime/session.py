@@ -31,7 +31,7 @@ from realtime.outlet import Outlet
 from realtime.parts import Part
 from realtime.places import Place, StreamState
 from realtime.recognise import RECOGNISER, RecogniseJob, recognise_main
-from realtime.supervisor import Died, Event, Started, Supervisor
+from realtime.supervisor import SILENT_NS, UNHURRIED_NS, Died, Event, Started, Supervisor
 
 NS = 1_000_000_000
 MS = 1_000_000
@@ -54,7 +54,7 @@ class Session:
     outlets: Mapping[str, Outlet]
     lines: Lines
     stop: threading.Event
-    supervisor: Supervisor = field(default_factory=Supervisor)
+    supervisor: Supervisor = field(init=False)
     streams: dict[str, StreamState] = field(default_factory=dict)
     _homes: dict[str, StreamState] = field(default_factory=dict)
     _down: set[str] = field(default_factory=set)
@@ -63,6 +63,9 @@ class Session:
     _status: Exit = Exit.OK
     _exit: Exit | None = None
     _begun_ns: int = field(default_factory=time.monotonic_ns)
+
+    def __post_init__(self) -> None:
+        self.supervisor = Supervisor(SILENT_NS if self.config.pace else UNHURRIED_NS)
 
     def spawn(self, parts: tuple[Part, ...]) -> None:
         """Start the workers: first the recogniser, which takes longest to come up."""

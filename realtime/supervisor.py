@@ -18,6 +18,7 @@ from typing import Any
 from realtime.messages import Message, encode
 
 SILENT_NS = 2_000_000_000
+UNHURRIED_NS = 60_000_000_000
 STARTING_NS = 60_000_000_000
 AWAY_NS = 500_000_000
 LAST_WORDS_NS = 50_000_000
@@ -76,12 +77,15 @@ class _Worker:
 class Supervisor:
     """The workers by name. Each runs `target(job, pipe)` in a process of its own.
 
-    A worker that has not beaten for `SILENT_NS` (or `STARTING_NS` before its first heartbeat) is killed and
-    replaced. The back-off doubles from `FIRST_BACK_OFF_NS` with each restart within a minute; more than
-    `MOST_RESTARTS_A_MINUTE` of them and the worker stays dead. Time in which nobody called `advance` (the
-    main process itself was stopped, or got no processor) is held against no worker.
+    A worker that has not beaten for `silent_ns` (or `STARTING_NS` before its first heartbeat) is killed and
+    replaced. That is `SILENT_NS` where a camera waits, and `UNHURRIED_NS` where nothing does: there a busy
+    machine or a long search in a file is no reason to end a run. The back-off doubles from
+    `FIRST_BACK_OFF_NS` with each restart within a minute; more than `MOST_RESTARTS_A_MINUTE` of them and the
+    worker stays dead. Time in which nobody called `advance` (the main process itself was stopped, or got no
+    processor) is held against no worker.
     """
 
+    silent_ns: int = SILENT_NS
     _workers: dict[str, _Worker] = field(default_factory=dict)
     _looked_ns: int | None = None
 
@@ -156,8 +160,8 @@ class Supervisor:
         elif worker.beaten_ns is None:
             if now_ns - worker.begun_ns > STARTING_NS:
                 why = f"did not come up within {STARTING_NS // 10**9} s"
-        elif now_ns - worker.beaten_ns > SILENT_NS:
-            why = f"was silent for {SILENT_NS // 10**9} s"
+        elif now_ns - worker.beaten_ns > self.silent_ns:
+            why = f"was silent for {self.silent_ns // 10**9} s"
         if not why:
             return ()
         self._bury(worker)

@@ -93,6 +93,8 @@ def open_takes(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[Take
         facts = ravdess_facts(takes)
     if not takes:
         raise ValueError(f"{arguments.clips} lists no clips.")
+    if unknown := sorted({str(take.label) for take in takes} - set(bundle.labels)):
+        raise ValueError(f"The label {unknown[0]!r} is not one of the model's: {', '.join(bundle.labels)}.")
     return takes, scaled_facts(facts, bundle.attribute_ranges)
 
 

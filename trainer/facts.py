@@ -4,7 +4,6 @@ From a table's own columns, or from RAVDESS's names (sex of the actor, intensity
 Data leaves it as `Facts`, one a take.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from trainer.attribute_scale import Ranges, on_scale
 from trainer.data import ravdess
 from trainer.data.clips import file_column
+from trainer.data.tables import read_table
 from trainer.data.takes import Take
 
 
@@ -30,21 +30,19 @@ def table_facts(
 
     Raises ValueError where a group's column is missing or an attribute is not a number.
     """
-    with table.open(encoding="utf-8-sig", newline="") as rows:
-        reader = csv.DictReader(rows)
-        columns = set(reader.fieldnames or ())
-        if missing := sorted(set(groups) - columns):
-            raise ValueError(f"{table} has no column {missing[0]!r} to group by.")
-        known = [name for name in attributes if name in columns]
-        by_file = {}
-        for line, row in enumerate(reader, start=2):
-            try:
-                values = {name: float(row[name]) for name in known if row[name]}
-            except ValueError as error:
-                raise ValueError(f"{table}, line {line}: {error}.") from error
-            by_file[table.parent / row[file_column(columns)]] = Facts(
-                groups={name: row[name].strip() or "not given" for name in groups}, attributes=values
-            )
+    read = read_table(table)
+    if missing := sorted(set(groups) - set(read.columns)):
+        raise ValueError(f"{table} has no column {missing[0]!r} to group by.")
+    known = [name for name in attributes if name in read.columns]
+    by_file = {}
+    for line, row in read.rows:
+        try:
+            values = {name: float(row[name]) for name in known if row[name]}
+        except ValueError as error:
+            raise ValueError(f"{table}, line {line}: {error}.") from error
+        by_file[table.parent / row[file_column(set(read.columns))]] = Facts(
+            groups={name: row[name] or "not given" for name in groups}, attributes=values
+        )
     return [by_file[take.file] for take in takes]
 
 

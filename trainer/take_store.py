@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import engine.lanes
+import engine.picture
 import engine.signals.align
 import engine.signals.face
 import engine.signals.face_networks
@@ -40,6 +41,7 @@ from trainer.moving_faces import MovingClip
 FORMAT = 1
 CODE: tuple[ModuleType, ...] = (
     trainer.data.clips,
+    engine.picture,
     engine.signals.align,
     engine.signals.face_networks,
     engine.signals.finder,

@@ -13,10 +13,10 @@ from fractions import Fraction
 from typing import Any
 
 import av
-import numpy as np
 
 from engine.errors import SourceError
-from engine.types import Block, Frame, UInt8
+from engine.picture import upright
+from engine.types import Block, Frame
 from realtime.sources.base import IDLE_S, Idle, Item, Loss, Source, SourceInfo
 from realtime.sources.sound import RATE_HZ, TimedSound
 
@@ -148,11 +148,12 @@ class MediaSource:
 class _Picture:
     """A decoded picture that becomes a frame only when it is wanted."""
 
-    def __init__(self, t_ns: int, seq: int, decoded: Any) -> None:
-        self._t_ns, self._seq, self._decoded = t_ns, seq, decoded
+    def __init__(self, t_ns: int, seq: int, decoded: Any, aspect: Fraction | None) -> None:
+        self._t_ns, self._seq, self._decoded, self._aspect = t_ns, seq, decoded, aspect
 
     def frame(self, anchor_ns: int = 0) -> Frame:
-        return Frame(t_ns=anchor_ns + self._t_ns, seq=self._seq, image=bgr(self._decoded))
+        image = upright(self._decoded, self._aspect)
+        return Frame(t_ns=anchor_ns + self._t_ns, seq=self._seq, image=image)
 
 
 class _Track:
@@ -218,6 +219,7 @@ class _Track:
 
 def _pictures(track: _Track) -> Iterator[tuple[int, "_Picture | Loss"]]:
     rate = track.stream.average_rate or Fraction(25)
+    aspect = track.stream.sample_aspect_ratio
     last_ns, seq = -(1 << 62), 0
     for decoded in track.decoded():
         if isinstance(decoded, Loss):
@@ -230,7 +232,7 @@ def _pictures(track: _Track) -> Iterator[tuple[int, "_Picture | Loss"]]:
         if t_ns <= last_ns:
             yield last_ns, Loss(cause="picture out of order", count=1)
             continue
-        yield t_ns, _Picture(t_ns, seq, decoded)
+        yield t_ns, _Picture(t_ns, seq, decoded, aspect)
         last_ns, seq = t_ns, seq + 1
 
 
@@ -278,13 +280,6 @@ def zero_ns(container: Any) -> int:
 def to_ns(pts: int, time_base: Fraction) -> int:
     """A presentation time in ns."""
     return pts * time_base.numerator * 1_000_000_000 // time_base.denominator
-
-
-def bgr(decoded: Any) -> UInt8:
-    """(H, W, 3) uint8, BGR, upright, with square pixels, of an `av.VideoFrame`."""
-    image: UInt8 = decoded.to_ndarray(format="bgr24")
-    turns = round(decoded.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
 def _streams(container: Any) -> list[Any]:

@@ -15,10 +15,11 @@ from typing import Any
 import av
 
 from engine.errors import SourceError
+from engine.picture import upright
 from engine.types import Block, Frame
 from realtime.clock import ArrivalClock
 from realtime.sources.base import Idle, Inbox, Item, Loss, Source, SourceInfo
-from realtime.sources.media import bgr, first_stream, open_container, to_ns
+from realtime.sources.media import first_stream, open_container, to_ns
 from realtime.sources.sound import TimedSound
 
 OPEN_S = 5.0
@@ -68,6 +69,7 @@ class NetworkSource:
         self._stampless = container.format.name == "mpjpeg"
         self._video = first_stream(container, "video") if video else None
         self._audio = first_stream(container, "audio") if audio else None
+        self._aspect = None if self._video is None else self._video.sample_aspect_ratio
         self._streams = [stream for stream in (self._video, self._audio) if stream is not None]
         if not self._streams:
             container.close()
@@ -160,7 +162,7 @@ class NetworkSource:
             if (seq := self._next("frame", t_ns)) is None:
                 yield Loss(cause="picture out of order", count=1)
             else:
-                yield Frame(t_ns=t_ns, seq=seq, image=bgr(decoded))
+                yield Frame(t_ns=t_ns, seq=seq, image=upright(decoded, self._aspect))
 
     def _blocks(self, item: _Arrival) -> Iterator[Block | Loss]:
         for pts_ns, decoded in item.frames:

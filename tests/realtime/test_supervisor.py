@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from realtime.supervisor import Died, Dying, Event, Started, Supervisor
+from realtime.supervisor import UNHURRIED_NS, Died, Dying, Event, Started, Supervisor
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -61,6 +61,19 @@ def test_a_worker_may_be_slow_to_come_up_but_not_for_ever(supervisor: Supervisor
     assert clock.pass_ms(60_000) == []
     (died, *_) = clock.pass_ms(200)
     assert died == Died("camera", "did not come up within 60 s", 100 * MS)
+
+
+def test_where_nothing_waits_a_worker_may_be_silent_for_longer() -> None:
+    supervisor = Supervisor(UNHURRIED_NS)
+    clock = Clock(supervisor)
+    try:
+        first = supervisor.add("media", wait_for_end, None, clock.now_ns)
+        supervisor.beat("media", first.pid, clock.now_ns)
+        assert clock.pass_ms(60_000) == []
+        died, _ = clock.pass_ms(300)
+        assert died == Died("media", "was silent for 60 s", 100 * MS)
+    finally:
+        supervisor.close()
 
 
 def test_a_silent_worker_is_replaced(supervisor: Supervisor, clock: Clock) -> None:

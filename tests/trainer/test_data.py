@@ -154,6 +154,9 @@ def test_clips_are_listed_beside_their_table(tmp_path: Path) -> None:
     table.write_text("file,speaker,label\nb.mp4,s1,sad\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"line 2.*b\.mp4"):
         list_clips(table)
+    table.write_text("file,speaker,label\na.mp4,s1\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2: there is no label"):
+        list_clips(table)
 
 
 @pytest.mark.parametrize("starts_s", [(0.0, 0.0), (0.52, 0.0), (0.0, 0.3)])

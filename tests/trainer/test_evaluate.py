@@ -225,6 +225,7 @@ def test_options_that_do_not_go_together_are_refused(
         ("file,speaker,label\n", "lists no clips"),
         ("file,speaker,label\nnone.wav,s,sad\n", "there is no file"),
         ("file,speaker,label\nlabels.csv,s,sad\n", "labels.csv"),
+        ("file,speaker,label\nlabels.csv,s,joyful\n", "The label 'joyful' is not one of the model's"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said_in_a_line(

@@ -232,10 +232,12 @@ def test_a_table_of_own_recordings(tmp_path: Path) -> None:
         ("path,speaker,split,valence\na.wav,x,train,high\n", "valence is 'high', not a number"),
         ("path,speaker,split,label\na.wav,x,train,sad,1\n", "more cells than columns"),
         ("path,speaker,split,label\n", "has no rows"),
+        ("path;speaker;split;label\na.wav;x;train;sad\n", "by semicolons; save it as CSV with commas"),
+        ("path,speaker,split,label\na.wav,J\xf6rg,train,sad\n", "not in UTF-8; save it as CSV in UTF-8"),
     ],
 )
 def test_a_wrong_table_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:
     touch(tmp_path, "a.wav")
-    (tmp_path / "mine.csv").write_text(text)
+    (tmp_path / "mine.csv").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=said):
         recordings.list_takes(tmp_path / "mine.csv")

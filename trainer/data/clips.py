@@ -5,7 +5,6 @@ live runtime sees it: presentation times, BGR pictures, 16 kHz mono sound. It kn
 leaves it as `Take`s and as the engine's `Frame`s and `Block`s.
 """
 
-import csv
 import os
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
@@ -17,8 +16,10 @@ import av
 import numpy as np
 import soxr
 
+from engine.picture import upright
 from engine.types import Block, Float32, Frame
 from trainer.data.sound import RATE_HZ, mono_mixer
+from trainer.data.tables import read_table
 from trainer.data.takes import Take
 
 BLOCK_SAMPLES = RATE_HZ // 50
@@ -30,32 +31,32 @@ def list_clips(table: Path, split: str = "dev") -> list[Take]:
     """The rows of `table`, in its order; relative files are beside the table; `calm` counts as neutral.
 
     Of a table as `trainer.prepare` reads it (`path` in place of `file`) only the rows of `split`.
-    Raises ValueError where a column or a file is missing.
+    Raises ValueError where a column, a file or a label is missing.
     """
-    with table.open(encoding="utf-8-sig", newline="") as rows:
-        reader = csv.DictReader(rows)
-        columns = set(reader.fieldnames or ())
-        name = file_column(columns)
-        missing = {name, "speaker", "label"} - columns
-        if missing:
-            raise ValueError(f"{table} lacks the column {sorted(missing)[0]!r} (file, speaker, label).")
-        takes = []
-        for line, row in enumerate(reader, start=2):
-            if name == "path" and row.get("split", split).strip() != split:
-                continue
-            file = table.parent / row[name]
-            if not file.is_file():
-                raise ValueError(f"{table}, line {line}: there is no file {file}.")
-            label = row["label"].strip().lower()
-            takes.append(
-                Take(
-                    file=file,
-                    corpus=table.parent.name,
-                    speaker=row["speaker"].strip(),
-                    label="neutral" if label == "calm" else label,
-                    split="test",
-                )
+    read = read_table(table)
+    name = file_column(set(read.columns))
+    missing = {name, "speaker", "label"} - set(read.columns)
+    if missing:
+        raise ValueError(f"{table} lacks the column {sorted(missing)[0]!r} (file, speaker, label).")
+    takes = []
+    for line, row in read.rows:
+        if name == "path" and row.get("split", split) != split:
+            continue
+        file = table.parent / row[name]
+        if not file.is_file():
+            raise ValueError(f"{table}, line {line}: there is no file {file}.")
+        label = row["label"].lower()
+        if not label:
+            raise ValueError(f"{table}, line {line}: there is no label.")
+        takes.append(
+            Take(
+                file=file,
+                corpus=table.parent.name,
+                speaker=row["speaker"],
+                label="neutral" if label == "calm" else label,
+                split="test",
             )
+        )
     return takes
 
 
@@ -75,19 +76,24 @@ class Contents:
 def contents(file: Path) -> Contents:
     """Looks into a media file. Raises av.FFmpegError where it is none."""
     with av.open(os.fspath(file)) as container:
-        return Contents(has_video=bool(container.streams.video), has_audio=bool(container.streams.audio))
+        return Contents(
+            has_video=_first(container, "video") is not None, has_audio=_first(container, "audio") is not None
+        )
 
 
 def play(file: Path, picture: bool = True, sound: bool = True) -> Iterator[Frame | Block]:
     """Frames and blocks (20 ms) of a file, ordered by time; t_ns counts from the file's earliest moment.
 
-    A stream that the file lacks, or that is not asked for, gives nothing. Raises av.FFmpegError where the
-    file cannot be read.
+    A stream that the file lacks, or that is not asked for, gives nothing; what a damaged packet held is left
+    out, and what stands before time 0 (an encoder's run-in), as live. Raises av.FFmpegError where the file
+    cannot be read, ValueError where nothing of a stream can be decoded.
     """
     held = contents(file)
-    blocks = _blocks(file) if sound and held.has_audio else iter(())
+    blocks = (block for block in (_blocks(file) if sound and held.has_audio else ()) if block.t_ns >= 0)
     block = next(blocks, None)
     for frame in _frames(file) if picture and held.has_video else ():
+        if frame.t_ns < 0:
+            continue
         while block is not None and block.t_ns <= frame.t_ns:
             yield block
             block = next(blocks, None)
@@ -97,29 +103,62 @@ def play(file: Path, picture: bool = True, sound: bool = True) -> Iterator[Frame
         block = next(blocks, None)
 
 
+def _streams(container: Any) -> list[Any]:
+    """Pictures and sound that can be decoded, without cover pictures."""
+    return [
+        stream
+        for stream in (*container.streams.video, *container.streams.audio)
+        if stream.codec_context is not None and not stream.disposition & av.stream.Disposition.attached_pic
+    ]
+
+
+def _first(container: Any, kind: str) -> Any:
+    """The first stream of a kind ("video", "audio"), or None."""
+    return next((stream for stream in _streams(container) if stream.type == kind), None)
+
+
 def _zero_ns(container: Any) -> int:
-    """The presentation time of the file's earliest moment; FFmpeg counts it in microseconds."""
-    return (container.start_time or 0) * 1000
+    """The presentation time of the file's earliest moment, 0 where that is negative."""
+    starts = [_time_ns(s.start_time, s.time_base) for s in _streams(container) if s.start_time is not None]
+    return max(min(starts, default=0), 0)
 
 
 def _time_ns(pts: int, time_base: Fraction) -> int:
     return pts * time_base.numerator * 1_000_000_000 // time_base.denominator
 
 
+def _decoded(file: Path, container: Any, stream: Any) -> Iterator[Any]:
+    """What is whole of a stream, up to where the file can be read."""
+    packets, some, damage = container.demux(stream), False, None
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError as error:
+            packet, damage = None, error
+        if packet is None:
+            break
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            frames, damage = [], error
+        some = some or bool(frames)
+        yield from frames
+    if damage is not None and not some:
+        raise ValueError(f"{file} cannot be decoded: {damage.strerror}.") from damage
+
+
 def _frames(file: Path) -> Iterator[Frame]:
     with av.open(os.fspath(file)) as container:
-        stream = container.streams.video[0]
+        stream = _first(container, "video")
         stream.thread_type = "NONE"  # a core a process; the pool has as many as there are
         period_ns = round(1e9 / (stream.average_rate or 25))
         zero_ns, last_ns, seq = _zero_ns(container), -period_ns, 0
-        for decoded in container.decode(stream):
+        for decoded in _decoded(file, container, stream):
             known = decoded.pts is not None
             t_ns = _time_ns(decoded.pts, decoded.time_base) - zero_ns if known else last_ns + period_ns
             if seq and t_ns <= last_ns:
                 continue
-            image = decoded.to_ndarray(format="bgr24")
-            turns = round(decoded.rotation / 90) % 4
-            yield Frame(t_ns=t_ns, seq=seq, image=np.ascontiguousarray(np.rot90(image, turns)))
+            yield Frame(t_ns=t_ns, seq=seq, image=upright(decoded, stream.sample_aspect_ratio))
             last_ns, seq = t_ns, seq + 1
 
 
@@ -140,7 +179,7 @@ def _runs(file: Path) -> Iterator[tuple[int, int, Float32]]:
     start_ns = end_ns = rate_hz = count = 0
     with av.open(os.fspath(file)) as container:
         zero_ns = _zero_ns(container)
-        for frame in container.decode(container.streams.audio[0]):
+        for frame in _decoded(file, container, _first(container, "audio")):
             t_ns = end_ns if frame.pts is None else _time_ns(frame.pts, frame.time_base) - zero_ns
             if parts and (t_ns - end_ns > GAP_NS or frame.sample_rate != rate_hz):
                 yield start_ns, rate_hz, np.concatenate(parts)

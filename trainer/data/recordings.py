@@ -6,10 +6,10 @@ is not in `path`. Every other column is an attribute: numbers, or empty. It open
 `Take`s.
 """
 
-import csv
 import math
 from pathlib import Path
 
+from trainer.data.tables import read_table
 from trainer.data.takes import Take
 from trainer.labels import LABELS
 
@@ -24,32 +24,27 @@ def list_takes(table: Path) -> list[Take]:
     Raises ValueError that names the line where a column, a file, a label, a split or a number is wrong, where
     a take has neither label nor attribute, where a file is named twice and where a speaker is in two splits.
     """
-    with table.open(encoding="utf-8-sig", newline="") as rows:
-        reader = csv.DictReader(rows)
-        columns = [column.strip() for column in reader.fieldnames or ()]
-        missing = [column for column in NEEDED if column not in columns]
-        if missing:
-            raise ValueError(f"{table} lacks the column {missing[0]!r} (path, speaker, split, label).")
-        takes: list[Take] = []
-        splits: dict[str, str] = {}
-        names: set[str] = set()
-        for line, row in enumerate(reader, start=2):
-            if None in row:
-                raise ValueError(f"{table}, line {line}: there are more cells than columns.")
-            cells = {str(key).strip(): (value or "").strip() for key, value in row.items()}
-            try:
-                take = _take(table, cells)
-                if splits.setdefault(take.speaker, take.split) != take.split:
-                    raise ValueError(
-                        f"speaker {cells['speaker']} is in {take.split} and in {splits[take.speaker]}; "
-                        "whoever is tested on must not be trained on"
-                    )
-                if take.name in names:
-                    raise ValueError(f"{cells['path']} is there twice (but for its ending)")
-            except ValueError as error:
-                raise ValueError(f"{table}, line {line}: {error}.") from error
-            names.add(take.name)
-            takes.append(take)
+    read = read_table(table)
+    missing = [column for column in NEEDED if column not in read.columns]
+    if missing:
+        raise ValueError(f"{table} lacks the column {missing[0]!r} (path, speaker, split, label).")
+    takes: list[Take] = []
+    splits: dict[str, str] = {}
+    names: set[str] = set()
+    for line, cells in read.rows:
+        try:
+            take = _take(table, cells)
+            if splits.setdefault(take.speaker, take.split) != take.split:
+                raise ValueError(
+                    f"speaker {cells['speaker']} is in {take.split} and in {splits[take.speaker]}; "
+                    "whoever is tested on must not be trained on"
+                )
+            if take.name in names:
+                raise ValueError(f"{cells['path']} is there twice (but for its ending)")
+        except ValueError as error:
+            raise ValueError(f"{table}, line {line}: {error}.") from error
+        names.add(take.name)
+        takes.append(take)
     if not takes:
         raise ValueError(f"{table} has no rows.")
     return takes
