@@ -88,13 +88,11 @@ def _onnx(side: int) -> Callable[[], Any]:
 
 
 def _openvino(side: int) -> Callable[[], Any]:
-    import openvino
-
-    from engine.backends.openvino import CONFIG
+    from engine.backends.openvino import CONFIG, import_openvino
 
     with TemporaryDirectory(prefix="de3-bench-") as folder:
         file = _product_graph(Path(folder) / "product.onnx", side)
-        request = openvino.Core().compile_model(str(file), "CPU", CONFIG).create_infer_request()
+        request = import_openvino().Core().compile_model(str(file), "CPU", CONFIG).create_infer_request()
     left = np.random.default_rng(0).random((side, side), dtype=np.float32)
     return lambda: request.infer({"left": left})
 

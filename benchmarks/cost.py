@@ -7,6 +7,7 @@ and by the clock (`wall`).
 """
 
 import contextlib
+import importlib.util
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ RATE_HZ = 5
 OTHER_WINDOWS_S = (2.0, 8.0)
 WARM = 3
 ENGINES = ("onnx", "openvino", "torch")
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
 class Times:
@@ -97,21 +99,17 @@ def measure_engine(
 
 def open_backend(name: str, bundle: Bundle) -> HostBackend:
     """An engine by name. Raises AbsentEngineError where it is not installed."""
-    try:
-        if name == "onnx":
-            import onnxruntime  # noqa: F401
+    package = PACKAGES.get(name)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise AbsentEngineError(f"{package} is not installed, so {name} is left out.")
+    if name == "onnx":
+        from engine.backends.onnx import OnnxBackend
 
-            from engine.backends.onnx import OnnxBackend
+        return OnnxBackend(bundle)
+    if name == "openvino":
+        from engine.backends.openvino import OpenVinoBackend
 
-            return OnnxBackend(bundle)
-        if name == "openvino":
-            import openvino  # noqa: F401
-
-            from engine.backends.openvino import OpenVinoBackend
-
-            return OpenVinoBackend(bundle)
-    except ImportError as error:
-        raise AbsentEngineError(f"{error.name} is not installed, so {name} is left out.") from error
+        return OpenVinoBackend(bundle)
     return TorchBackend(bundle)
 
 

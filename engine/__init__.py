@@ -5,6 +5,7 @@
 Importing this costs next to nothing; a name loads its module when it is first used.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from engine.recognizer import Recognizer
     from engine.streams import Recognition, Stream, open_recognition
     from engine.types import Block, Face, Frame, Observation, Scores
+
+# ONNX Runtime, 1.32 at least, keeps a number for the machine and tells its makers how it is used, unless this
+# is set before it is imported. Nothing here tells anybody; whoever wants it may set 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "engine.bundle": ("Bundle", "load_bundle"),

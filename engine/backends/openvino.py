@@ -3,8 +3,11 @@
 It knows nothing but the two graphs of a bundle. `engine.backends.base` says how data leaves it.
 """
 
+import importlib
+import sys
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import numpy as np
 
@@ -29,13 +32,9 @@ class OpenVinoBackend(HostBackend):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle)
-        try:
-            import openvino
-        except ImportError as error:
-            raise BackendError("OpenVINO is not installed: pip install openvino.") from error
-        core = openvino.Core()
-        self._encoder = _request(core, bundle.frame_encoder, ("v", "o"))
-        self._window_model = _request(core, bundle.window_model, self._outputs)
+        openvino = import_openvino()
+        self._encoder = _request(openvino, bundle.frame_encoder, ("v", "o"))
+        self._window_model = _request(openvino, bundle.window_model, self._outputs)
 
     def encode(self, crop: Float32, flow: Float32) -> tuple[Float32, Float32]:
         """See `HostBackend`."""
@@ -48,10 +47,21 @@ class OpenVinoBackend(HostBackend):
         return as_answers([found[name] for name in self._outputs])
 
 
-def _request(core: Any, file: Path, outputs: tuple[str, ...]) -> Any:
-    """A compiled graph that computes nothing but `outputs`."""
-    import openvino
+def import_openvino() -> Any:
+    """The package, without what it would tell its makers of every import: then it takes its own stub for it.
 
+    Raises BackendError where it is missing.
+    """
+    sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
+    try:
+        return importlib.import_module("openvino")
+    except ImportError as error:
+        raise BackendError("OpenVINO is not installed: pip install openvino.") from error
+
+
+def _request(openvino: Any, file: Path, outputs: tuple[str, ...]) -> Any:
+    """A compiled graph that computes nothing but `outputs`."""
+    core = openvino.Core()
     try:
         model = core.read_model(str(file))
         results = [model.output(name) for name in outputs]
