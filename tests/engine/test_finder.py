@@ -186,6 +186,20 @@ def test_a_face_that_fills_the_picture_is_found(cache, side):
     assert close.box[3] > 0.7 * side
 
 
+@pytest.mark.parametrize("light", [0.15, 0.06])
+def test_a_face_in_the_dark_is_found_and_followed(cache, light):
+    finder = load_finder(offline=True)[0]
+    picture = cv2.resize(Performance().picture(0), (320, 240), interpolation=cv2.INTER_AREA)
+    (bright,) = finder.find(picture)
+    dark = np.asarray(picture * light, np.uint8)
+    (face,) = finder.find(dark)
+    again = finder.follow(np.asarray(cv2.cvtColor(dark, cv2.COLOR_BGR2GRAY)), face)
+    eyes = np.linalg.norm(bright.points[1] - bright.points[0])
+    for seen in (face, again):
+        assert np.abs(seen.points - bright.points).max() < 0.2 * eyes
+    assert finder.find(np.asarray(np.full((240, 320), 9), np.uint8)) == []
+
+
 def test_where_no_face_is_none_is_found_or_followed(cache):
     finder = load_finder(offline=True)[0]
     generator = np.random.default_rng(2)
