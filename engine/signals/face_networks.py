@@ -35,7 +35,7 @@ SAME, MERGED = 0.4, 0.6
 
 
 class FinderNetwork:
-    """All faces of a grey picture, at 16 to some 250 pixels.
+    """All faces of a grey picture, of 16 to some 180 pixels.
 
     Raises ValueError where `model` is no such network.
     """
