@@ -59,13 +59,15 @@ class Plan:
     """What an ablation's configuration says.
 
     windows, voices: configurations of the two stages; without voices, the windows stage starts as it says.
-    tests: name to arguments of `trainer.evaluate`. out: folder of the runs.
+    tests: name to arguments of `trainer.evaluate`; data: what a leading `DATA/` in these stands for.
+    out: folder of the runs.
     """
 
     name: str
     windows: dict[str, Any]
     voices: dict[str, Any] | None
     tests: dict[str, list[str]] = field(default_factory=dict)
+    data: Path
     out: Path
 
 
@@ -73,8 +75,7 @@ def read_plan(file: Path, out: Path | None, data: Path) -> Plan:
     """The plan in a TOML file: `name`, `windows` and `voices` (files), and options laid over both (`[both]`)
     or one of them (`[only.windows]`, `[only.voices]`).
 
-    data: the folder that a leading `DATA/` in the tests' arguments stands for. Raises ValueError where a key
-    is missing or a named file is not there.
+    Raises ValueError where a key is missing or a named file is not there.
     """
     config = read_config(file)
     try:
@@ -84,10 +85,8 @@ def read_plan(file: Path, out: Path | None, data: Path) -> Plan:
             name=config["name"],
             windows=read_config(Path(config["windows"])) | windows,
             voices=read_config(Path(config["voices"])) | voices if "voices" in config else None,
-            tests={
-                name: [re.sub("^DATA/", f"{data.as_posix()}/", option) for option in options]
-                for name, options in config.get("tests", {}).items()
-            },
+            tests=config.get("tests", {}),
+            data=data,
             out=out or Path("runs") / "ablation" / config["name"],
         )
     except KeyError as error:
@@ -165,12 +164,12 @@ def _play_tests(
     card = f"# {folder.name}\n\nA run of an ablation.\n"
     training = {"config": config}
     export(config, network, bundle, name=name, version="0", card=card, training=training)
-    return {
-        test: measure(
-            evaluation_parser().parse_args([*options, *arguments, "--bundle", str(bundle)]), console
-        )
-        for test, options in plan.tests.items()
-    }
+    reports = {}
+    for test, options in plan.tests.items():
+        here = [re.sub("^DATA/", f"{plan.data.as_posix()}/", option) for option in options]
+        asked = evaluation_parser().parse_args([*here, *arguments, "--bundle", str(bundle)])
+        reports[test] = measure(asked, console)
+    return reports
 
 
 def ablate(
