@@ -102,14 +102,16 @@ def test_the_card_of_the_live_model_asks_for_what_evaluations_write() -> None:
     template = Path(__file__).parents[2] / "trainer" / "cards" / "live.template.md"
     rng = np.random.default_rng(0)
     truth = np.arange(70) % 7
+    speakers, stills = [f"s{i % 5}" for i in range(70)], [("neutral", "other")[i % 2] for i in range(70)]
+    targets = [LABELS[each] for each in truth]
     summary = summarise(
-        rng.normal(size=(70, 7)), [LABELS[each] for each in truth], [f"s{i % 5}" for i in range(70)], LABELS
+        rng.normal(size=(70, 7)), targets, speakers, LABELS, groups={"still": stills}
     ).as_json()
-    heads = dict.fromkeys(("video", "audio", "fused", "expression"), summary)
+    heads = dict.fromkeys(("video", "audio", "fused", "expression", "expression_with_shares"), summary)
     without = {"labels": ["fearful"], "heads": heads}
     orders = {"count": 5, "heads": {head: {"uar": 0.5, "orders": [0.5] * 5} for head in heads}}
     report = {"heads": heads, "without": without, "orders": orders | {"without": orders}}
-    names = ("voices", "stream", "stills", "real", "picture", "sound")
+    names = ("voices", "stream", "stills", "real", "picture", "sound", "whole")
     moving = {f"both_{head}": {"uar": 0.5, "ece": 0.1} for head in ("video", "audio", "fused")}
     card = fill(template.read_text(encoding="utf-8"), dict.fromkeys(names, report) | {"moving": moving})
     assert "{{" not in card
