@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks.eager import AbsentEngineError, TorchBackend, load_network
 from benchmarks.machine import JsonMap, quantiles, resident_mib
 from benchmarks.signals import Recording, record
+from engine.backends import PACKAGES
 from engine.backends.base import HostBackend
 from engine.bundle import Bundle, load_bundle
 from engine.probabilities import softmax
@@ -35,7 +36,6 @@ RATE_HZ = 5
 OTHER_WINDOWS_S = (2.0, 8.0)
 WARM = 3
 ENGINES = ("onnx", "openvino", "torch")
-PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
 class Times:

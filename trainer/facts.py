@@ -34,13 +34,13 @@ def table_facts(
     if missing := sorted(set(groups) - set(read.columns)):
         raise ValueError(f"{table} has no column {missing[0]!r} to group by.")
     known = [name for name in attributes if name in read.columns]
-    by_file = {}
+    file_name, by_file = file_column(set(read.columns)), {}
     for line, row in read.rows:
         try:
             values = {name: float(row[name]) for name in known if row[name]}
         except ValueError as error:
             raise ValueError(f"{table}, line {line}: {error}.") from error
-        by_file[table.parent / row[file_column(set(read.columns))]] = Facts(
+        by_file[table.parent / row[file_name]] = Facts(
             groups={name: row[name] or "not given" for name in groups}, attributes=values
         )
     return [by_file[take.file] for take in takes]

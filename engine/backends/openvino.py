@@ -32,9 +32,9 @@ class OpenVinoBackend(HostBackend):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle)
-        openvino = import_openvino()
-        self._encoder = _request(openvino, bundle.frame_encoder, ("v", "o"))
-        self._window_model = _request(openvino, bundle.window_model, self._outputs)
+        core = import_openvino().Core()
+        self._encoder = _request(core, bundle.frame_encoder, ("v", "o"))
+        self._window_model = _request(core, bundle.window_model, self._outputs)
 
     def encode(self, crop: Float32, flow: Float32) -> tuple[Float32, Float32]:
         """See `HostBackend`."""
@@ -59,9 +59,9 @@ def import_openvino() -> Any:
         raise BackendError("OpenVINO is not installed: pip install openvino.") from error
 
 
-def _request(openvino: Any, file: Path, outputs: tuple[str, ...]) -> Any:
+def _request(core: Any, file: Path, outputs: tuple[str, ...]) -> Any:
     """A compiled graph that computes nothing but `outputs`."""
-    core = openvino.Core()
+    openvino = import_openvino()
     try:
         model = core.read_model(str(file))
         results = [model.output(name) for name in outputs]

@@ -64,6 +64,21 @@ def write_clip(
     return path
 
 
+def write_song(path: Path) -> None:
+    """Writes a second of silence as MP3, with a black cover picture."""
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("mp3", rate=44_100, layout="mono")
+        cover = container.add_stream("mjpeg")
+        cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        black = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), "bgr24")
+        container.mux(cover.encode(black.reformat(format="yuvj420p")))
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 44_100), np.float32), "fltp", "mono")
+        silence.sample_rate = 44_100
+        container.mux(sound.encode(silence))
+        container.mux(sound.encode())
+
+
 def picture_times(seconds: float, fps: float, variable: bool) -> Iterator[float]:
     """The times of the pictures, in seconds."""
     if not variable:

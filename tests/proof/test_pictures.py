@@ -10,7 +10,7 @@ import pytest
 
 from engine.types import Block, Frame
 from realtime.sources.media import open_media
-from tests.peers.clip import write_clip
+from tests.peers.clip import write_clip, write_song
 from trainer.data.clips import Contents, contents, play
 
 ONE, LAST = 0x10000, 0x40000000
@@ -141,16 +141,6 @@ def test_what_cannot_be_decoded_at_all_is_named(tmp_path: Path) -> None:
 
 def test_a_cover_picture_is_no_face(tmp_path: Path) -> None:
     file = tmp_path / "song.mp3"
-    with av.open(str(file), "w") as container:
-        sound = container.add_stream("mp3", rate=44_100, layout="mono")
-        cover = container.add_stream("mjpeg")
-        cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic
-        black = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), "bgr24")
-        container.mux(cover.encode(black.reformat(format="yuvj420p")))
-        tone = av.AudioFrame.from_ndarray(np.zeros((1, 44_100), np.float32), "fltp", "mono")
-        tone.sample_rate = 44_100
-        container.mux(sound.encode(tone))
-        container.mux(sound.encode())
+    write_song(file)
     assert contents(file) == Contents(has_video=False, has_audio=True)
     assert all(isinstance(item, Block) for item in play(file))

@@ -14,7 +14,7 @@ from engine.types import Block, Frame
 from realtime.sources.base import Idle, Item, Loss
 from realtime.sources.media import open_media
 from realtime.sources.microphone import open_microphone
-from tests.peers.clip import beeps, flashes, write_clip
+from tests.peers.clip import beeps, flashes, write_clip, write_song
 
 MEDIA = Path(__file__).parents[2] / ".." / "shared" / "media"
 
@@ -171,17 +171,7 @@ def test_upright_whatever_way_the_phone_was_held(tmp_path: Path) -> None:
 
 def test_a_cover_picture_is_not_a_camera(tmp_path: Path) -> None:
     path = tmp_path / "song.mp3"
-    with av.open(str(path), "w") as container:
-        sound = container.add_stream("mp3", rate=44_100, layout="mono")
-        cover = container.add_stream("mjpeg")
-        cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic
-        frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), "bgr24")
-        container.mux(cover.encode(frame.reformat(format="yuvj420p")))
-        tone = av.AudioFrame.from_ndarray(np.zeros((1, 44_100), np.float32), "fltp", "mono")
-        tone.sample_rate = 44_100
-        container.mux(sound.encode(tone))
-        container.mux(sound.encode())
+    write_song(path)
     assert not open_media(str(path), paced=False).info.has_video
     with pytest.raises(SourceError, match="no picture"):
         open_media(str(path), paced=False, audio=False)
