@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-NS = 1_000_000_000
+from engine.types import SECOND_NS
+
 Kind = Literal["block", "crop"]
 
 
@@ -24,7 +25,7 @@ class Rhythm:
     tick_hz: int = 15
     score_hz: int = 5
     blocks_hz: int = 50
-    delay_ns: int = NS // 30
+    delay_ns: int = SECOND_NS // 30
 
 
 class Arrival(NamedTuple):
@@ -38,24 +39,26 @@ class Arrival(NamedTuple):
 
 def phase_ns(stream: int, streams: int, rhythm: Rhythm) -> int:
     """When a stream's first tick begins: all of them lie evenly in the time between two scores of one."""
-    return stream * NS // (rhythm.score_hz * streams)
+    return stream * SECOND_NS // (rhythm.score_hz * streams)
 
 
 def crop_ns(number: int, rhythm: Rhythm) -> int:
     """When a stream's crop comes, after its first tick's beginning."""
-    return (number + 1) * NS // rhythm.tick_hz + rhythm.delay_ns
+    return (number + 1) * SECOND_NS // rhythm.tick_hz + rhythm.delay_ns
 
 
 def arrivals(
     streams: int, seconds: float, rhythm: Rhythm, mine: Sequence[int] | None = None
 ) -> list[Arrival]:
     """All that comes in `seconds` from `streams` cameras, or from those that are `mine`, in order of time."""
-    end_ns = round(seconds * NS)
+    end_ns = round(seconds * SECOND_NS)
     found: list[Arrival] = []
     for stream in range(streams) if mine is None else mine:
         begin_ns = phase_ns(stream, streams, rhythm)
         for number in range(round(seconds * rhythm.tick_hz) + 1):
             found.append(Arrival(begin_ns + crop_ns(number, rhythm), stream, "crop", number))
         for number in range(round(seconds * rhythm.blocks_hz) + 1):
-            found.append(Arrival(begin_ns + (number + 1) * NS // rhythm.blocks_hz, stream, "block", number))
+            found.append(
+                Arrival(begin_ns + (number + 1) * SECOND_NS // rhythm.blocks_hz, stream, "block", number)
+            )
     return sorted(each for each in found if each.at_ns < end_ns)

@@ -29,7 +29,7 @@ from engine.probabilities import softmax
 from engine.signals.finder import FaceFinder
 from engine.signals.sound import LogMel
 from engine.streams import Recognition, Stream
-from engine.types import Block, Float32, Observation
+from engine.types import SECOND_NS, Block, Float32, Observation
 from engine.window import Window
 
 RATE_HZ = 5
@@ -183,7 +183,7 @@ def _play(stream: Stream, recording: Recording, scores: int, times: Times) -> No
     """Play into a fresh stream, so many scores long; each with what came before it is one call."""
     played = recording.played()
     for number in range(scores):
-        due_ns = (number + 1) * 1_000_000_000 // RATE_HZ
+        due_ns = (number + 1) * SECOND_NS // RATE_HZ
         items: list[Observation | Block] = []
         for item in played:
             items.append(item)

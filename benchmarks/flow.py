@@ -27,8 +27,8 @@ from engine.bundle import load_bundle
 from engine.cuda.flow import CudaFlow, absent
 from engine.errors import De3Error
 from engine.signals.finder import load_finder
-from engine.signals.flow import SECOND_NS, Flow, FlowParams
-from engine.types import Float32, UInt8
+from engine.signals.flow import Flow, FlowParams
+from engine.types import SECOND_NS, Float32, UInt8
 from tests.engine import dis_reference
 
 JsonMap = dict[str, Any]

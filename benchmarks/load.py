@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.arrivals import NS, Arrival, Rhythm, arrivals, phase_ns
+from benchmarks.arrivals import Arrival, Rhythm, arrivals, phase_ns
 from benchmarks.eager import AbsentEngineError
 from benchmarks.engines import largest, open_engine
 from benchmarks.machine import JsonMap, quantiles, resident_mib
@@ -25,14 +25,14 @@ from benchmarks.signals import Recording
 from engine.bundle import load_bundle
 from engine.errors import De3Error
 from engine.streams import Recognition, Stream
-from engine.types import Block, Observation
+from engine.types import SECOND_NS, Block, Observation
 from realtime.messages import Routed, Scored
 from realtime.schedule import Schedule
 from realtime.scoring import Recogniser
 from realtime.streams import Streams
 
 MAX_WAIT_NS = 80_000_000
-PATIENCE_NS = 2 * NS
+PATIENCE_NS = 2 * SECOND_NS
 SOUND_HZ = 16_000
 WEIGHED_STREAMS = 64
 LIMIT_MS, LOSS = 50.0, 0.01
@@ -118,13 +118,13 @@ class Cameras:
     def run(self, warm_s: float, seconds: float) -> Trial:
         """Serve; what comes in the first `warm_s` is served too, but not measured."""
         coming = arrivals(self._streams, warm_s + seconds, self.rhythm, self._mine)
-        from_ns = self._start_ns + round(warm_s * NS)
+        from_ns = self._start_ns + round(warm_s * SECOND_NS)
         trial = Trial(streams=self._streams)
         for each in coming:
             if each.kind == "crop" and self._start_ns + each.at_ns >= from_ns:
                 trial.crops += 1
                 trial.wanted += self._scored_with(each.number)
-        until_ns = self._start_ns + round((warm_s + seconds) * NS)
+        until_ns = self._start_ns + round((warm_s + seconds) * SECOND_NS)
         gc.collect()
         gc.freeze()  # a run has no such list, through which the collector would go again and again
         self._serve(coming, from_ns, until_ns + PATIENCE_NS, trial)
@@ -159,8 +159,8 @@ class Cameras:
             if taken == len(coming):
                 break
             _sleep_until(self._start_ns + coming[taken].at_ns)
-        trial.wall_s = (time.monotonic_ns() - begun_ns) / NS
-        trial.busy_s, trial.cpu_s = busy_ns / NS, (time.process_time_ns() - cpu_ns) / NS
+        trial.wall_s = (time.monotonic_ns() - begun_ns) / SECOND_NS
+        trial.busy_s, trial.cpu_s = busy_ns / SECOND_NS, (time.process_time_ns() - cpu_ns) / SECOND_NS
         trial.thinned = self._thinned() - thinned
 
     def _take(self, arrival: Arrival, now_ns: int) -> None:
@@ -168,14 +168,14 @@ class Cameras:
         epoch_ns = self._epoch_ns(arrival.stream)
         if arrival.kind == "block":
             samples = self._blocks[(number + 13 * arrival.stream) % len(self._blocks)]
-            begin_ns = epoch_ns + number * NS // self.rhythm.blocks_hz
+            begin_ns = epoch_ns + number * SECOND_NS // self.rhythm.blocks_hz
             self._turns.take(Routed(name, Block(t_ns=begin_ns, seq=number, samples=samples)), now_ns)
             return
         face = self._faces[(number + 7 * arrival.stream) % len(self._faces)]
-        centre_ns = epoch_ns + (2 * number + 1) * NS // (2 * self._tick_hz)
+        centre_ns = epoch_ns + (2 * number + 1) * SECOND_NS // (2 * self._tick_hz)
         self._turns.take(Routed(name, Observation(t_ns=centre_ns, seq=number, face=face)), now_ns)
         # In a run it is the next picture that says so; here each crop is the only one of its tick.
-        end_ns = epoch_ns + (number + 1) * NS // self._tick_hz
+        end_ns = epoch_ns + (number + 1) * SECOND_NS // self._tick_hz
         self._recognisers[name].stream.advance_video(end_ns)
 
     def _note(self, scored: Scored, from_ns: int, trial: Trial) -> None:
@@ -278,4 +278,4 @@ def blocks_of(recording: Recording, size: int) -> list[Any]:
 def _sleep_until(t_ns: int) -> None:
     left_ns = t_ns - time.monotonic_ns()
     if left_ns > 0:
-        time.sleep(left_ns / NS)
+        time.sleep(left_ns / SECOND_NS)

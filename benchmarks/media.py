@@ -25,11 +25,11 @@ from rich.table import Table
 from benchmarks.machine import JsonMap, add_shared, head, one_thread
 from engine import Recognizer
 from engine.errors import De3Error
-from engine.types import Block, Frame, Scores
+from engine.types import SECOND_NS, Block, Frame, Scores
 from realtime.sources.media import open_media
 
 SCORES_HZ = 5
-STEP_NS = 1_000_000_000 // SCORES_HZ
+STEP_NS = SECOND_NS // SCORES_HZ
 SOUND_HZ = 16_000
 LONGEST_FRAME_NS = 200_000_000
 
@@ -93,7 +93,7 @@ def played(recognizer: Recognizer, file: Path, seconds: float | None = None) -> 
                 last_ns, before_ns = max(last_ns, item.t_ns + stays_ns), item.t_ns
             else:
                 recognizer.add_audio(item.t_ns, item.samples)
-                last_ns = max(last_ns, item.t_ns + len(item.samples) * 1_000_000_000 // SOUND_HZ)
+                last_ns = max(last_ns, item.t_ns + len(item.samples) * SECOND_NS // SOUND_HZ)
             while end_ns <= recognizer.ready_ns:
                 yield recognizer.scores(end_ns)
                 end_ns += STEP_NS

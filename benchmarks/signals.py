@@ -17,10 +17,9 @@ from engine.errors import FinderError, SourceError
 from engine.signals.align import similarity, warp
 from engine.signals.face import FaceTracker
 from engine.signals.finder import FaceFinder, load_finder
-from engine.types import Block, Face, Frame, Observation
+from engine.types import SECOND_NS, Block, Face, Frame, Observation
 from realtime.sources.demo import FRAMES_HZ, DemoSource
 
-NS = 1_000_000_000
 DRAWN = ((277.0, 182.0), (366.0, 183.0), (319.5, 235.0), (282.0, 280.0), (358.0, 281.0))
 """Where YuNet finds eyes, nose and mouth of the demo's head in the mean, in pixels."""
 
@@ -46,7 +45,7 @@ class Recording:
         while True:
             for item in items:
                 yield replace(item, t_ns=item.t_ns + shift_ns)
-            shift_ns += self.seconds * NS
+            shift_ns += self.seconds * SECOND_NS
 
 
 def record(bundle: Bundle, finder: FaceFinder, seconds: int = 2) -> Recording:
@@ -87,7 +86,7 @@ def _of_clip(bundle: Bundle, clip: Path, finder: FaceFinder, seconds: int = 8) -
     items = open_media(str(clip), paced=False)
     found: list[Observation] = []
     blocks: list[Block] = []
-    for item in takewhile(lambda item: getattr(item, "t_ns", 0) < seconds * NS, items):
+    for item in takewhile(lambda item: getattr(item, "t_ns", 0) < seconds * SECOND_NS, items):
         if isinstance(item, Frame):
             found.append(tracker.observe(item))
         elif isinstance(item, Block):
@@ -121,4 +120,4 @@ def _drawn(bundle: Bundle, seconds: int = 2) -> Recording:
 
 
 def _end_ns(item: Observation | Block) -> int:
-    return item.t_ns if isinstance(item, Observation) else item.t_ns + len(item.samples) * NS // 16_000
+    return item.t_ns if isinstance(item, Observation) else item.t_ns + len(item.samples) * SECOND_NS // 16_000

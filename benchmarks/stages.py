@@ -22,7 +22,7 @@ from engine.signals.face import FaceTracker
 from engine.signals.finder import FaceFinder
 from engine.signals.flow import Flow
 from engine.streams import Recognition, Stream
-from engine.types import Block, Frame
+from engine.types import SECOND_NS, Block, Frame
 from engine.window import UNBOUNDED_NS
 from realtime import messages, wire
 from realtime.sources.demo import Performance
@@ -113,7 +113,7 @@ def _tracked(bundle: Bundle, finder: FaceFinder, frames: list[Frame]) -> Iterabl
     """Forth and back through the pictures, so that the face never jumps."""
     tracker = FaceTracker(finder, bundle.crop)
     for number, frame in enumerate(cycle([*frames, *frames[-2:0:-1]])):
-        t_ns = number * 1_000_000_000 // FRAMES_HZ
+        t_ns = number * SECOND_NS // FRAMES_HZ
         yield partial(tracker.observe, Frame(t_ns=t_ns, seq=number, image=frame.image))
 
 
@@ -127,7 +127,7 @@ def _scored(stream: Stream) -> Iterable[Callable[[], Any]]:
     stream.advance_video(UNBOUNDED_NS)
     end_ns = 0
     while True:
-        end_ns += 1_000_000_000 // SCORES_HZ
+        end_ns += SECOND_NS // SCORES_HZ
         yield partial(stream.scores, end_ns)
 
 

@@ -20,7 +20,6 @@ from typing import Any
 if __package__ is None or __package__ == "":
     sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs from anywhere, installed or not
 
-from benchmarks.arrivals import NS
 from benchmarks.engines import ANEW, CPU_ENGINES, NOTHING, TORCH, names
 from benchmarks.load import Trial, serve
 from benchmarks.machine import JsonMap, add_shared, cores, gpu, head, one_thread
@@ -29,11 +28,12 @@ from benchmarks.sheet import Sheet, machine_lines, number
 from benchmarks.signals import Recording, recorded
 from engine.bundle import load_bundle
 from engine.errors import De3Error
+from engine.types import SECOND_NS
 
 SECONDS, QUICK_SECONDS = 6.0, 2.0
 WARM_S, QUICK_WARM_S = 1.5, 0.5
 MOST, QUICK_MOST = 4096, 4
-LEAD_NS, LEAD_A_STREAM_NS = NS // 5, NS // 300
+LEAD_NS, LEAD_A_STREAM_NS = SECOND_NS // 5, SECOND_NS // 300
 OPEN_S, TRIAL_S = 180.0, 60.0
 SCORES_HZ = 5
 CLEAR = 0.9

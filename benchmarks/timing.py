@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.arrivals import NS, Rhythm
+from benchmarks.arrivals import Rhythm
 from benchmarks.cost import window_inputs
 from benchmarks.load import blocks_of
 from benchmarks.machine import JsonMap
@@ -23,7 +23,7 @@ from benchmarks.signals import Recording
 from engine.backends.base import Answers, Backend
 from engine.bundle import Bundle
 from engine.streams import Recognition, Stream
-from engine.types import Block, Face, Observation
+from engine.types import SECOND_NS, Block, Face, Observation
 from engine.window import Window
 
 STAGES = ("faces", "sound", "windows", "rest")
@@ -106,16 +106,16 @@ def _round(
     for number in range(turn * pieces, (turn + 1) * pieces):
         for stream in served:
             samples = blocks[number % len(blocks)]
-            stream.add_block(Block(t_ns=number * NS // rhythm.blocks_hz, seq=number, samples=samples))
+            stream.add_block(Block(t_ns=number * SECOND_NS // rhythm.blocks_hz, seq=number, samples=samples))
     spent["sound"] += clock() - begun
     for tick in range(turn * ticks, (turn + 1) * ticks):
         for place, stream in enumerate(served):
             face = faces[(tick + 7 * place) % len(faces)]
-            centre_ns = (2 * tick + 1) * NS // (2 * rhythm.tick_hz)
+            centre_ns = (2 * tick + 1) * SECOND_NS // (2 * rhythm.tick_hz)
             stream.add_observation(Observation(t_ns=centre_ns, seq=tick, face=face))
-            stream.advance_video((tick + 1) * NS // rhythm.tick_hz)
+            stream.advance_video((tick + 1) * SECOND_NS // rhythm.tick_hz)
         recognition.encode(served)
-    end_ns = (turn + 1) * NS // rhythm.score_hz
+    end_ns = (turn + 1) * SECOND_NS // rhythm.score_hz
     recognition.scores([(stream, end_ns) for stream in served])
 
 

@@ -23,7 +23,7 @@ from engine.signals.align import CropParams
 from engine.signals.face_networks import CROP, LEVELS, ROW
 from engine.signals.flow import FlowParams
 from engine.signals.sound import MelParams
-from engine.types import Float32, JsonMap
+from engine.types import SECOND_NS, Float32, JsonMap
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -64,7 +64,7 @@ class WindowSpec:
     @property
     def window_ns(self) -> int:
         """A window's length in nanoseconds."""
-        return round(self.seconds * 1_000_000_000)
+        return round(self.seconds * SECOND_NS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from engine.baseline import SlowMean, VoiceGate
 from engine.bundle import Bundle
 from engine.signals.sound import FRAMES_AT_ONCE, LogMel, hops, log_mel
-from engine.types import Block, Bool, Face, Float32, Observation
+from engine.types import SECOND_NS, Block, Bool, Face, Float32, Observation
 
-SECOND_NS = 1_000_000_000
 UNBOUNDED_NS = (1 << 62) - 1
 """The bound of a modality from which nothing will come any more."""
 

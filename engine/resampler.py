@@ -6,9 +6,8 @@ It knows nothing of devices, mel or windows. Data leaves it as (time, samples) p
 import numpy as np
 import soxr
 
-from engine.types import Float32
+from engine.types import SECOND_NS, Float32
 
-SECOND_NS = 1_000_000_000
 STEP_NS = 20_000_000
 """A block that begins further than this from the end of the last one begins afresh."""
 

@@ -11,7 +11,7 @@ from collections.abc import Hashable
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.lanes import SECOND_NS
+from engine.types import SECOND_NS
 
 Float64 = NDArray[np.float64]
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from engine.backends import Backend, choose
 from engine.backends.base import Answers
 from engine.bundle import Bundle, load_bundle
-from engine.lanes import SECOND_NS, Released
+from engine.lanes import Released
 from engine.probabilities import log_softmax, softmax
 from engine.smoothing import Smoothing
-from engine.types import Block, Face, Observation, Scores
+from engine.types import SECOND_NS, Block, Face, Observation, Scores
 from engine.window import Timeline, Window, hear
 
 

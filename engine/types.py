@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+SECOND_NS = 1_000_000_000
+
 Float32 = NDArray[np.float32]
 UInt8 = NDArray[np.uint8]
 Bool = NDArray[np.bool_]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.errors import AbsentError
-from engine.types import Block, Frame, Observation
+from engine.types import SECOND_NS, Block, Frame, Observation
 from realtime.link import Endpoints, Sender
 from realtime.messages import End, Opened, Routed, Start, Stats
 from realtime.parts import Kind, SourceSpec
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from engine.signals.face import FaceTracker
     from engine.signals.faces import FacesTracker
 
-NS = 1_000_000_000
 SOUND_HZ = 16_000
 WAIT_MS = 100
 LONGEST_FRAME_NS = 200_000_000
@@ -230,7 +229,7 @@ class _Run:
     def _block(self, block: Block) -> None:
         self._counts["blocks"] += 1
         self._send(block)
-        self._last_ns = max(self._last_ns, block.t_ns + len(block.samples) * NS // SOUND_HZ)
+        self._last_ns = max(self._last_ns, block.t_ns + len(block.samples) * SECOND_NS // SOUND_HZ)
 
     def _send(self, item: Observation | Block | End) -> None:
         self.out.send(Routed(self.stream, item))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from engine.types import SECOND_NS
 from realtime.feed import Publisher
 from realtime.messages import Scored, Stats
 from realtime.record import Recorder
@@ -18,7 +19,6 @@ from realtime.wire import Emotion, Status, emotion_message
 if TYPE_CHECKING:
     from realtime.view import View
 
-NS = 1_000_000_000
 RECENT = 256
 
 
@@ -94,8 +94,8 @@ class Outlet:
     def tick(self, condition: Condition) -> None:
         """Publish a status where the last one is a second old."""
         now_ns = time.monotonic_ns()
-        if now_ns - self._status_ns >= NS:
-            elapsed_s = (now_ns - (self._status_ns or self._begun_ns)) / NS
+        if now_ns - self._status_ns >= SECOND_NS:
+            elapsed_s = (now_ns - (self._status_ns or self._begun_ns)) / SECOND_NS
             self._status_ns = now_ns
             self._tell(self._status(condition, now_ns, elapsed_s))
 
@@ -133,7 +133,7 @@ class Outlet:
             stream=self.stream,
             t_ns=now_ns,
             t_unix_ns=now_ns + _unix_offset_ns(),
-            uptime_s=round((now_ns - self._begun_ns) / NS, 3),
+            uptime_s=round((now_ns - self._begun_ns) / SECOND_NS, 3),
             state=condition.state,
             fps={
                 "camera": round(condition.rate("frames_hz"), 2),

@@ -7,7 +7,7 @@ Data leaves it as the window ends that `due` returns.
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-NS = 1_000_000_000
+from engine.types import SECOND_NS
 
 
 @dataclass(slots=True)
@@ -35,12 +35,12 @@ class Schedule:
     def end_ns(self, k: int) -> int:
         """The end of window `k`, on a tick."""
         tick = k * self.tick_hz * self.rate_hz.denominator // self.rate_hz.numerator
-        return self.epoch_ns + tick * NS // self.tick_hz
+        return self.epoch_ns + tick * SECOND_NS // self.tick_hz
 
     def begin(self, now_ns: int) -> None:
         """Leave out, uncounted, the windows that ended before `now_ns`: nobody was there to score them."""
         if now_ns > self.epoch_ns:
-            self._go_to(max(self._next, int(Fraction(now_ns - self.epoch_ns, NS) * self.rate_hz)))
+            self._go_to(max(self._next, int(Fraction(now_ns - self.epoch_ns, SECOND_NS) * self.rate_hz)))
 
     def due(self, now_ns: int, bound_ns: int) -> list[int]:
         """The ends of the windows to score now, oldest first; each is returned once.

@@ -8,19 +8,18 @@ import time
 from dataclasses import dataclass, field
 
 from engine.streams import Stream
-from engine.types import Block, Observation, Scores
+from engine.types import SECOND_NS, Block, Observation, Scores
 from engine.window import UNBOUNDED_NS
 from realtime.config import DEFAULT_STREAM
 from realtime.messages import End, Scored
 from realtime.schedule import Schedule
 
-NS = 1_000_000_000
 MS = 1_000_000
 SOUND_HZ = 16_000
 ORDER_SLACK_NS = 250 * MS
 
 
-LOST_NS = NS
+LOST_NS = SECOND_NS
 """So long after a face was seen last its number may still come back (see `engine.signals.faces`)."""
 
 
@@ -75,7 +74,7 @@ class Recogniser:
                 self.stream.advance_audio(message.t_ns - ORDER_SLACK_NS)
         elif isinstance(message, Block):
             self.stream.add_block(message)
-            self._audio_delay_ns = now_ns - message.t_ns - len(message.samples) * NS // SOUND_HZ
+            self._audio_delay_ns = now_ns - message.t_ns - len(message.samples) * SECOND_NS // SOUND_HZ
             if not self.live:
                 self._advance_video(message.t_ns - ORDER_SLACK_NS)
         else:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import zmq
 
+from engine.types import SECOND_NS
 from realtime.capture import CaptureJob, capture_main
 from realtime.config import Config, Exit
 from realtime.lines import Lines
@@ -33,12 +34,11 @@ from realtime.places import Place, StreamState
 from realtime.recognise import RECOGNISER, RecogniseJob, recognise_main
 from realtime.supervisor import SILENT_NS, UNHURRIED_NS, Died, Event, Started, Supervisor
 
-NS = 1_000_000_000
 MS = 1_000_000
 POLL_MS = 100
 LEAD_NS = 150 * MS
 PATIENCE_NS = 1500 * MS
-OVERTIME_NS = 3 * NS
+OVERTIME_NS = 3 * SECOND_NS
 
 
 @dataclass(slots=True)
@@ -133,7 +133,7 @@ class Session:
             sources=part.sources,
             fallback=part.fallback,
             paced=config.pace,
-            duration_ns=None if config.duration is None else round(config.duration * NS),
+            duration_ns=None if config.duration is None else round(config.duration * SECOND_NS),
             bundle=config.bundle,
             faces=config.faces,
             face_model=config.face_model,
@@ -251,7 +251,7 @@ class Session:
             )
         elif isinstance(event, Died):
             if place is None or place.failure is None:
-                again = f"starting it again in {event.back_off_ns / NS:.1f} s"
+                again = f"starting it again in {event.back_off_ns / SECOND_NS:.1f} s"
                 self.lines.warning(f"The {name} worker {event.why}; {again}.", worker=name)
         elif stream is None or place is None:
             self._fail(Exit.DYING, f"The {name} worker keeps dying ({event.why}); giving up.")
@@ -338,7 +338,7 @@ class Session:
             self.supervisor.tell(place.part.worker, self._start)
         for stream in self._living():
             self._say_what(stream)
-        seconds = (now_ns - self._begun_ns) / NS
+        seconds = (now_ns - self._begun_ns) / SECOND_NS
         self.lines.info(f"ready after {seconds:.1f} s", ready_s=round(seconds, 3))
 
     def _tell_expected(self, stream: StreamState) -> None:
@@ -357,5 +357,5 @@ class Session:
         """Sources that are dead cannot say that the duration is over."""
         if self.config.duration is None or self._start is None or not self._start.live:
             return
-        if now_ns > self._start.epoch_ns + round(self.config.duration * NS) + OVERTIME_NS:
+        if now_ns > self._start.epoch_ns + round(self.config.duration * SECOND_NS) + OVERTIME_NS:
             self._end(self._status)

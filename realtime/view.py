@@ -18,11 +18,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from engine.types import SECOND_NS
 from realtime.wire import HEADS, Emotion, Message, Status, subject
 
 REDRAW_NS = 100_000_000
 MOST_STREAMS = 16
-LEFT_NS = 1_000_000_000
+LEFT_NS = SECOND_NS
 """A face of which no window came for so long has left."""
 _WIDTH = 80
 _LEAD_CELLS = 22

@@ -22,11 +22,12 @@ from typing import Any, NoReturn
 import zmq
 
 from engine.errors import AbsentError, BackendError, BundleError, De3Error, FinderError, SourceError
+from engine.types import SECOND_NS
 from realtime.link import Endpoints, Sender
 from realtime.messages import Failed, Finished, Heartbeat, Message, Note, Start, Stats, decode
 
 BEAT_NS = 500_000_000
-STATS_NS = 1_000_000_000
+STATS_NS = SECOND_NS
 LAST_WORDS_MS = 500
 LINES = 100
 _PR_SET_PDEATHSIG = 1

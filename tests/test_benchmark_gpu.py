@@ -4,7 +4,6 @@ import os
 
 import pytest
 
-from benchmarks.arrivals import NS
 from benchmarks.ceilings import ceilings
 from benchmarks.eager import AnewBackend, TorchBackend
 from benchmarks.engines import ANEW, NOTHING, gpu_there, open_engine
@@ -13,7 +12,7 @@ from benchmarks.timing import second_ms
 from engine.backends.base import Backend
 from engine.bundle import DEFAULT_BUNDLE, MANIFEST, Bundle, load_bundle
 from engine.streams import Recognition, Stream
-from engine.types import Float32, Observation
+from engine.types import SECOND_NS, Float32, Observation
 
 pytestmark = [
     pytest.mark.gpu,
@@ -45,7 +44,7 @@ def scored(bundle: Bundle, backend: Backend, recording: Recording) -> Float32:
     stream = Stream(Recognition(bundle, backend))
     for tick in range(bundle.window.ticks):
         face = recording.faces[tick % len(recording.faces)]
-        stream.add_observation(Observation(t_ns=(2 * tick + 1) * NS // 30, seq=tick, face=face))
+        stream.add_observation(Observation(t_ns=(2 * tick + 1) * SECOND_NS // 30, seq=tick, face=face))
     return stream.scores(bundle.window.window_ns).scores
 
 

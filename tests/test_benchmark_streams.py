@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import throughput
-from benchmarks.arrivals import NS, Rhythm, arrivals, phase_ns
+from benchmarks.arrivals import Rhythm, arrivals, phase_ns
 from benchmarks.eager import AnewBackend, TorchBackend
 from benchmarks.engines import ANEW, NOTHING, names, open_engine
 from benchmarks.load import Cameras, Trial, memory_kib
@@ -21,7 +21,7 @@ from engine.backends import ENGINES
 from engine.bundle import Bundle, load_bundle
 from engine.errors import FinderError
 from engine.streams import Recognition, Stream
-from engine.types import Block, Observation
+from engine.types import SECOND_NS, Block, Observation
 from engine.window import Timeline
 from tests.engine.small_bundle import write_bundle
 from tests.test_benchmarks import NETWORK
@@ -50,12 +50,12 @@ def test_every_stream_brings_its_rates_and_all_are_spread_evenly(streams: int) -
     assert coming == sorted(coming, key=lambda each: each.at_ns)
     for stream in range(streams):
         mine = [each for each in coming if each.stream == stream]
-        second = [each.kind for each in mine if NS <= each.at_ns < 2 * NS]
+        second = [each.kind for each in mine if SECOND_NS <= each.at_ns < 2 * SECOND_NS]
         assert (second.count("crop"), second.count("block")) == (15, 50)
         crops = [each.number for each in mine if each.kind == "crop"]
         assert crops == list(range(len(crops)))
     phases = [phase_ns(stream, streams, RHYTHM) for stream in range(streams)]
-    assert np.ptp(np.diff([*phases, NS // RHYTHM.score_hz])) <= 1
+    assert np.ptp(np.diff([*phases, SECOND_NS // RHYTHM.score_hz])) <= 1
 
 
 def test_processes_share_the_streams() -> None:
@@ -71,10 +71,10 @@ def test_sound_is_there_before_the_crop_that_ends_its_window(bundle: Bundle) -> 
     for each in arrivals(1, 4.0, RHYTHM):
         if each.kind == "block":
             samples = np.zeros(16_000 // RHYTHM.blocks_hz, np.float32)
-            begin_ns = each.number * NS // RHYTHM.blocks_hz
+            begin_ns = each.number * SECOND_NS // RHYTHM.blocks_hz
             timeline.push_block(Block(t_ns=begin_ns, seq=each.number, samples=samples))
         elif (each.number + 1) % 3 == 0:
-            assert timeline.audio_bound_ns >= (each.number + 1) * NS // RHYTHM.tick_hz
+            assert timeline.audio_bound_ns >= (each.number + 1) * SECOND_NS // RHYTHM.tick_hz
             ends += 1
     assert ends == 19
 
@@ -146,9 +146,9 @@ def test_computing_a_window_anew_gives_the_same_scores(tmp_path: Path, recording
         stream = Stream(Recognition(bundle, backend))
         for tick in range(bundle.window.ticks):
             face = recording.faces[tick % len(recording.faces)]
-            t_ns = (2 * tick + 1) * NS // 30
+            t_ns = (2 * tick + 1) * SECOND_NS // 30
             stream.add_observation(Observation(t_ns=t_ns, seq=tick, face=face))
-        found.append(stream.scores(4 * NS).scores)
+        found.append(stream.scores(4 * SECOND_NS).scores)
     assert found[0] == pytest.approx(found[1], abs=1e-5)
 
 

@@ -31,7 +31,7 @@ import engine.window
 import trainer.data.clips
 from engine.bundle import Bundle
 from engine.signals.face import FaceFinder, FaceTracker
-from engine.types import Face, Frame
+from engine.types import SECOND_NS, Face, Frame
 from engine.window import UNBOUNDED_NS, Timeline
 from trainer.data.clips import contents, play
 from trainer.data.sound import RATE_HZ, as_int16
@@ -88,7 +88,7 @@ def observe(take: Take, finder: FaceFinder, bundle: Bundle) -> Observed:
     ticks = 0
     if pictures:
         faces += timeline.advance_video(UNBOUNDED_NS)
-        tick_ns = 1_000_000_000 // bundle.window.tick_hz
+        tick_ns = SECOND_NS // bundle.window.tick_hz
         released, window = timeline.window(last + tick_ns)
         faces += released
         ticks = window.end_tick

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from engine import Recognizer
 from engine.signals.face import FaceFinder, load_finder
-from engine.types import Block, Frame, Scores
+from engine.types import SECOND_NS, Block, Frame, Scores
 from trainer.data.clips import contents, play
 from trainer.data.takes import Take
 from trainer.disturbances import Disturbance, disturbed
 from trainer.instruments import InstrumentedRecognizer, ShortWindows
 
 SCORE_HZ = 5
-STEP_NS = 1_000_000_000 // SCORE_HZ
+STEP_NS = SECOND_NS // SCORE_HZ
 LONGEST_FRAME_NS = 200_000_000
 SMALLEST = 1e-9
 """Probabilities are floored here before the logarithm, so that one certain window does not decide a clip."""
@@ -188,7 +188,7 @@ def score_windows(
             last_ns = t_ns
         else:
             recogniser.add_audio(t_ns, item.samples)
-            end_ns = max(end_ns, t_ns + len(item.samples) * 1_000_000_000 // 16_000)
+            end_ns = max(end_ns, t_ns + len(item.samples) * SECOND_NS // 16_000)
     recogniser.finish()
     while due_ns <= end_ns or not windows:
         windows.append(recogniser.scores(due_ns))

@@ -17,7 +17,8 @@ import numpy as np
 from numba import cuda, float32
 
 from engine.cuda.levels import Level
-from engine.signals.flow import SECOND_NS, FlowParams
+from engine.signals.flow import FlowParams
+from engine.types import SECOND_NS
 
 Kernel = Any
 Array = Any

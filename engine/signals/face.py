@@ -11,8 +11,8 @@ import math
 from engine.signals.align import CropParams
 from engine.signals.detection import Detection, FaceFinder
 from engine.signals.finder import load_finder
-from engine.signals.sight import SECOND_NS, Followed, Sight, area, centre
-from engine.types import Frame, Observation
+from engine.signals.sight import Followed, Sight, area, centre
+from engine.types import SECOND_NS, Frame, Observation
 
 __all__ = ["Detection", "FaceFinder", "FaceTracker", "load_finder"]
 

@@ -23,8 +23,8 @@ from engine.signals.face import (
     RIVAL_SCANS,
     SCAN_EVERY_NS,
 )
-from engine.signals.sight import DOUBT_NS, SECOND_NS, Followed, Sight, area, centre
-from engine.types import Face, Float32, Frame, Observation, UInt8
+from engine.signals.sight import DOUBT_NS, Followed, Sight, area, centre
+from engine.types import SECOND_NS, Face, Float32, Frame, Observation, UInt8
 
 ALONE = 2.0
 """What it costs to leave a track without a face; to take one costs the way, in face sizes, and LOOKS times

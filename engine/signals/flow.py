@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from engine.types import Float32, UInt8
+from engine.types import SECOND_NS, Float32, UInt8
 
-SECOND_NS = 1_000_000_000
 VARIATIONAL_EPSILON = 0.01
 """How the refinement rounds its robust norms near zero; not in the manifest, since older wheels fix it."""
 

@@ -14,9 +14,7 @@ import numpy as np
 
 from engine.signals.align import CropParams, Float64, similarity, warp
 from engine.signals.detection import Detection, FaceFinder, FaceFollower
-from engine.types import Face, Float32, Frame, UInt8
-
-SECOND_NS = 1_000_000_000
+from engine.types import SECOND_NS, Face, Float32, Frame, UInt8
 
 REGION_SIZE = 160
 """Side in pixels of the picture in which the followed face is sought."""

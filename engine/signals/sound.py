@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.stretches import stretches
-from engine.types import Float32
+from engine.types import SECOND_NS, Float32
 
-SECOND_NS = 1_000_000_000
 GAP_NS = 20_000_000
 """A block further than this from where the samples so far end begins afresh; nearer ones only steer."""
 STEER_S = 5.0

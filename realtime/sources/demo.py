@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from engine.types import Block, Float32, Frame, UInt8
+from engine.types import SECOND_NS, Block, Float32, Frame, UInt8
 from realtime.sources.base import Item, Loss, SourceInfo
 from realtime.sources.demo_face import FaceState, TalkingHead
 from realtime.sources.demo_portrait import LABELS, load_portrait
@@ -27,8 +27,7 @@ CHANGE_S = 0.8
 BLINK_S = 0.22
 SEED = 2405
 SENSOR_NOISES = 5
-NS = 1_000_000_000
-BLOCK_NS = BLOCK_SAMPLES * NS // RATE_HZ
+BLOCK_NS = BLOCK_SAMPLES * SECOND_NS // RATE_HZ
 LATE_NS = 200_000_000  # a frame so late is lost, as a camera would lose it
 NEVER_NS = 1 << 62
 
@@ -119,7 +118,7 @@ class DemoSource:
     ) -> None:
         self._paced = paced
         self._anchor_ns = anchor_ns
-        self._end_ns = NEVER_NS if duration_s is None else round(duration_s * NS)
+        self._end_ns = NEVER_NS if duration_s is None else round(duration_s * SECOND_NS)
         self._video, self._audio = video, audio
         self._closed = threading.Event()
 
@@ -140,7 +139,7 @@ class DemoSource:
         lag_ns = BLOCK_NS if self._paced else 0
         frame = block = 0
         while not self._closed.is_set():
-            frame_ns, block_ns = frame * NS // FRAMES_HZ, block * BLOCK_NS
+            frame_ns, block_ns = frame * SECOND_NS // FRAMES_HZ, block * BLOCK_NS
             video = self._video and frame_ns < self._end_ns
             audio = self._audio and block_ns < self._end_ns
             if video and (not audio or frame_ns <= block_ns + lag_ns):
@@ -169,12 +168,12 @@ class DemoSource:
         late_ns = time.monotonic_ns() - due_ns if self._paced else 0
         if late_ns <= LATE_NS:
             return 0
-        left = -(-(self._end_ns - frame_ns) * FRAMES_HZ // NS)
-        return min(late_ns * FRAMES_HZ // NS, left)
+        left = -(-(self._end_ns - frame_ns) * FRAMES_HZ // SECOND_NS)
+        return min(late_ns * FRAMES_HZ // SECOND_NS, left)
 
     def _wait(self, due_ns: int) -> None:
         if self._paced:
-            self._closed.wait(max(0, due_ns - time.monotonic_ns()) / NS)
+            self._closed.wait(max(0, due_ns - time.monotonic_ns()) / SECOND_NS)
 
 
 def open_demo(

@@ -16,7 +16,7 @@ import av
 
 from engine.errors import SourceError
 from engine.picture import upright
-from engine.types import Block, Frame
+from engine.types import SECOND_NS, Block, Frame
 from realtime.sources.base import IDLE_S, Idle, Item, Loss, Source, SourceInfo
 from realtime.sources.sound import RATE_HZ, TimedSound
 
@@ -101,7 +101,7 @@ class MediaSource:
         """A reader that starts late (again) does not decode all that is over."""
         for track in (self._pictures, self._sound):
             if track is not None and behind_ns > _SEEK_NS:
-                track.seek(behind_ns - 1_000_000_000)
+                track.seek(behind_ns - SECOND_NS)
 
     def _unpaced(self, items: Iterator[tuple[int, Any]]) -> Iterator[Item]:
         for _, item in items:
@@ -115,7 +115,7 @@ class MediaSource:
         for t_ns, item in items:
             due_ns, bound_ns = anchor_ns + t_ns, _LATE_FRAME_NS
             if isinstance(item, Block):
-                due_ns, bound_ns = due_ns + len(item.samples) * 1_000_000_000 // RATE_HZ, _LATE_BLOCK_NS
+                due_ns, bound_ns = due_ns + len(item.samples) * SECOND_NS // RATE_HZ, _LATE_BLOCK_NS
             now_ns = time.monotonic_ns()
             if isinstance(item, Loss):
                 yield item
@@ -214,7 +214,7 @@ class _Track:
         if self.stream.duration is None:
             return False
         start = self.stream.start_time or 0
-        return self.ns(start + self.stream.duration) - (last_ns or 0) > 1_000_000_000
+        return self.ns(start + self.stream.duration) - (last_ns or 0) > SECOND_NS
 
 
 def _pictures(track: _Track) -> Iterator[tuple[int, "_Picture | Loss"]]:
@@ -279,7 +279,7 @@ def zero_ns(container: Any) -> int:
 
 def to_ns(pts: int, time_base: Fraction) -> int:
     """A presentation time in ns."""
-    return pts * time_base.numerator * 1_000_000_000 // time_base.denominator
+    return pts * time_base.numerator * SECOND_NS // time_base.denominator
 
 
 def _streams(container: Any) -> list[Any]:

@@ -11,11 +11,11 @@ import av
 import numpy as np
 import soxr
 
-from engine.types import Float32
+from engine.types import SECOND_NS, Float32
 
 RATE_HZ = 16_000
 BLOCK_SAMPLES = 320
-BLOCK_NS = BLOCK_SAMPLES * 1_000_000_000 // RATE_HZ
+BLOCK_NS = BLOCK_SAMPLES * SECOND_NS // RATE_HZ
 
 
 class BlockCutter:
@@ -103,7 +103,7 @@ class TimedSound:
         return self._timed(cutter.push(np.zeros(0, np.float32), last=True))
 
     def _expected_ns(self) -> int:
-        return self._start_ns + (self._taken * 1_000_000_000 // self._shape[2] if self._shape else 0)
+        return self._start_ns + (self._taken * SECOND_NS // self._shape[2] if self._shape else 0)
 
     def _timed(self, blocks: list[tuple[int, Float32]]) -> list[tuple[int, Float32]]:
-        return [(self._start_ns + index * 1_000_000_000 // RATE_HZ, samples) for index, samples in blocks]
+        return [(self._start_ns + index * SECOND_NS // RATE_HZ, samples) for index, samples in blocks]

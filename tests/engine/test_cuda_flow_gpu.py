@@ -11,7 +11,8 @@ from benchmarks.flow import gpu_times
 from benchmarks.pairs import warped
 from engine.cuda.flow import CudaFlow, absent
 from engine.errors import BackendError
-from engine.signals.flow import SECOND_NS, Flow, FlowParams
+from engine.signals.flow import Flow, FlowParams
+from engine.types import SECOND_NS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:Grid size")]
 

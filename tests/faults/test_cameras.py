@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
+from engine.types import SECOND_NS
 from realtime.feed import Subscriber
 from realtime.wire import Emotion, Status
 from tests.peers.clip import write_clip
 from tests.peers.program import PATIENCE_S, REPOSITORY, Program
-
-SECOND_NS = 1_000_000_000
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

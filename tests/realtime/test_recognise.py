@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from engine.backends import choose
 from engine.bundle import load_bundle
 from engine.streams import Recognition, Stream
-from engine.types import Block, Face, Observation
+from engine.types import SECOND_NS, Block, Face, Observation
 from engine.window import UNBOUNDED_NS
 from realtime.messages import End
-from realtime.schedule import NS, Schedule
+from realtime.schedule import Schedule
 from realtime.scoring import Recogniser
 from tests.engine.small_bundle import write_bundle
 
 MS = 1_000_000
-EPOCH = 7 * NS + 123
+EPOCH = 7 * SECOND_NS + 123
 
 
 def _schedule(
@@ -36,8 +36,8 @@ def _schedule(
 def test_every_end_is_the_last_tick_border_in_time(k: int, rate: Fraction, epoch_ns: int) -> None:
     end_ns = _schedule(rate, epoch_ns=epoch_ns).end_ns(k)
     tick = int(k / rate * 15)
-    assert end_ns == epoch_ns + tick * NS // 15
-    assert end_ns <= epoch_ns + k / rate * NS
+    assert end_ns == epoch_ns + tick * SECOND_NS // 15
+    assert end_ns <= epoch_ns + k / rate * SECOND_NS
 
 
 def test_a_window_is_due_when_the_bounds_have_passed_it() -> None:
@@ -63,18 +63,18 @@ def test_when_behind_older_windows_are_skipped_and_counted() -> None:
 def test_without_a_clock_nothing_is_skipped_however_late_it_is() -> None:
     schedule = _schedule(max_wait_ns=None)
     assert schedule.wake_ns() is None
-    assert schedule.due(EPOCH + 100 * NS, EPOCH + 500 * MS) == [EPOCH + 200 * MS, EPOCH + 400 * MS]
+    assert schedule.due(EPOCH + 100 * SECOND_NS, EPOCH + 500 * MS) == [EPOCH + 200 * MS, EPOCH + 400 * MS]
     assert schedule.rest(EPOCH + 900 * MS) == [EPOCH + 600 * MS, EPOCH + 800 * MS]
     assert schedule.skipped == 0
 
 
 def test_a_successor_begins_with_the_present() -> None:
     schedule = _schedule()
-    schedule.begin(EPOCH + 5 * NS)
-    assert schedule.due(EPOCH + 5 * NS, EPOCH + 5 * NS) == [EPOCH + 5 * NS]
+    schedule.begin(EPOCH + 5 * SECOND_NS)
+    assert schedule.due(EPOCH + 5 * SECOND_NS, EPOCH + 5 * SECOND_NS) == [EPOCH + 5 * SECOND_NS]
     assert schedule.skipped == 0
     early = _schedule()
-    early.begin(EPOCH - NS)
+    early.begin(EPOCH - SECOND_NS)
     assert early.due(EPOCH, EPOCH + 200 * MS) == [EPOCH + 200 * MS]
 
 
@@ -103,8 +103,8 @@ def _sound(t_ns: int) -> Block:
 
 
 def _items(seconds: float, video: bool = True, audio: bool = True) -> list[Observation | Block]:
-    pictures = [_picture(EPOCH + k * NS // 30) for k in range(round(30 * seconds)) if video]
-    sound = [_sound(EPOCH + k * NS // 50) for k in range(round(50 * seconds)) if audio]
+    pictures = [_picture(EPOCH + k * SECOND_NS // 30) for k in range(round(30 * seconds)) if video]
+    sound = [_sound(EPOCH + k * SECOND_NS // 50) for k in range(round(50 * seconds)) if audio]
     return sorted([*pictures, *sound], key=lambda item: item.t_ns)
 
 
@@ -157,7 +157,7 @@ def test_the_end_brings_the_last_windows_and_no_more(stream: Stream) -> None:
     recogniser = Recogniser(stream, _schedule(max_wait_ns=None), live=False)
     scored = _play(recogniser, _items(1.0))
     assert not recogniser.ended
-    recogniser.take(End(("video", "audio"), EPOCH + NS), 0)
+    recogniser.take(End(("video", "audio"), EPOCH + SECOND_NS), 0)
     assert recogniser.ended
     rest = recogniser.due(0)
     assert [end for end, _, _ in scored] + [end - EPOCH for end in rest] == [
@@ -168,11 +168,11 @@ def test_the_end_brings_the_last_windows_and_no_more(stream: Stream) -> None:
 
 def test_two_sources_end_one_by_one(stream: Stream) -> None:
     recogniser = Recogniser(stream, _schedule(), live=True)
-    recogniser.take(End(("video",), EPOCH + NS), 0)
+    recogniser.take(End(("video",), EPOCH + SECOND_NS), 0)
     assert not recogniser.ended
     assert stream.video_bound_ns == UNBOUNDED_NS
-    recogniser.take(End(("audio",), EPOCH + 2 * NS), 0)
-    assert recogniser.due(0)[-1] == EPOCH + 2 * NS
+    recogniser.take(End(("audio",), EPOCH + 2 * SECOND_NS), 0)
+    assert recogniser.due(0)[-1] == EPOCH + 2 * SECOND_NS
 
 
 def test_without_a_clock_one_sense_bounds_the_other(stream: Stream) -> None:

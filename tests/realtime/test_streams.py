@@ -13,15 +13,15 @@ import pytest
 from engine.backends import choose
 from engine.bundle import load_bundle
 from engine.streams import Recognition, Stream
-from engine.types import Block, Face, Observation
+from engine.types import SECOND_NS, Block, Face, Observation
 from realtime.messages import Routed, Scored
-from realtime.schedule import NS, Schedule
+from realtime.schedule import Schedule
 from realtime.scoring import Recogniser
 from realtime.streams import Pace, Streams
 from tests.engine.small_bundle import write_bundle
 
 MS = 1_000_000
-EPOCH = 7 * NS + 123
+EPOCH = 7 * SECOND_NS + 123
 NAMES = ("lobby", "desk", "door", "yard", "hall", "roof")
 
 
@@ -72,10 +72,10 @@ def _items(name: str, seconds: float) -> list[Observation | Block]:
     for k in range(round(30 * seconds)):
         crop = chance.integers(0, 256, (112, 112), np.uint8)
         face = Face(crop=crop, previous=crop, gap_ns=0, box=(1.0, 2.0, 3.0, 4.0), confidence=0.9, track=0)
-        items.append(Observation(t_ns=EPOCH + k * NS // 30, seq=k, face=face))
+        items.append(Observation(t_ns=EPOCH + k * SECOND_NS // 30, seq=k, face=face))
     for k in range(round(50 * seconds)):
         samples = chance.standard_normal(320).astype(np.float32) / 10
-        items.append(Block(t_ns=EPOCH + k * NS // 50, seq=k, samples=samples))
+        items.append(Block(t_ns=EPOCH + k * SECOND_NS // 50, seq=k, samples=samples))
     return sorted(items, key=lambda item: item.t_ns)
 
 
@@ -83,7 +83,7 @@ def _play(streams: Streams, names: tuple[str, ...], seconds: float, turn_ns: int
     """Everything at its time, with a turn each `turn_ns`; returns what was scored, and when."""
     left = {name: _items(name, seconds) for name in names}
     scored = []
-    for now_ns in range(EPOCH + turn_ns, EPOCH + round(seconds * NS) + 1, turn_ns):
+    for now_ns in range(EPOCH + turn_ns, EPOCH + round(seconds * SECOND_NS) + 1, turn_ns):
         for name, items in left.items():
             while items and items[0].t_ns <= now_ns:
                 streams.take(Routed(name, items.pop(0)), now_ns)
@@ -150,7 +150,9 @@ def _pictures(tracks: dict[int, tuple[float, float]], seconds: float) -> list[Ob
             if start <= k / 30 < end
         ]  # fmt: skip
         first = faces[0] if faces else None
-        found.append(Observation(t_ns=EPOCH + k * NS // 30, seq=k, face=first, others=tuple(faces[1:])))
+        found.append(
+            Observation(t_ns=EPOCH + k * SECOND_NS // 30, seq=k, face=first, others=tuple(faces[1:]))
+        )
     return found
 
 
@@ -189,7 +191,9 @@ def test_each_face_has_the_scores_that_it_would_have_alone_with_the_same_voice(f
 def test_faces_come_and_go_and_with_nobody_in_view_the_voice_is_scored(folder: Path) -> None:
     scored = _faces(folder, {0: (0.5, 1.5), 1: (1, 6), 2: (5, 6)}, 8.0, many=True)
     spans = {
-        track: [round((each.scores.t_ns - EPOCH) / NS, 1) for each in scored if each.scores.track == track]
+        track: [
+            round((each.scores.t_ns - EPOCH) / SECOND_NS, 1) for each in scored if each.scores.track == track
+        ]
         for track in (-1, 0, 1, 2)
     }
     assert (spans[0][0], spans[0][-1]) == (0.6, 2.4), "as long as it may come back"

@@ -17,7 +17,7 @@ import numpy as np
 import soxr
 
 from engine.picture import upright
-from engine.types import Block, Float32, Frame
+from engine.types import SECOND_NS, Block, Float32, Frame
 from trainer.data.sound import RATE_HZ, mono_mixer
 from trainer.data.tables import read_table
 from trainer.data.takes import Take
@@ -124,7 +124,7 @@ def _zero_ns(container: Any) -> int:
 
 
 def _time_ns(pts: int, time_base: Fraction) -> int:
-    return pts * time_base.numerator * 1_000_000_000 // time_base.denominator
+    return pts * time_base.numerator * SECOND_NS // time_base.denominator
 
 
 def _decoded(file: Path, container: Any, stream: Any) -> Iterator[Any]:
@@ -168,7 +168,7 @@ def _blocks(file: Path) -> Iterator[Block]:
         if rate_hz != RATE_HZ:
             samples = soxr.resample(samples, rate_hz, RATE_HZ, quality="HQ")
         for at in range(0, len(samples), BLOCK_SAMPLES):
-            t_ns = start_ns + at * 1_000_000_000 // RATE_HZ
+            t_ns = start_ns + at * SECOND_NS // RATE_HZ
             yield Block(t_ns=t_ns, seq=seq, samples=samples[at : at + BLOCK_SAMPLES])
             seq += 1
 
@@ -190,6 +190,6 @@ def _runs(file: Path) -> Iterator[tuple[int, int, Float32]]:
             for mono in mixer.resample(frame):
                 parts.append(mono.to_ndarray().reshape(-1))
                 count += len(parts[-1])
-            end_ns = start_ns + count * 1_000_000_000 // rate_hz
+            end_ns = start_ns + count * SECOND_NS // rate_hz
     if parts:
         yield start_ns, rate_hz, np.concatenate(parts)
