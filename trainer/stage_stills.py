@@ -39,6 +39,9 @@ class StillsStage:
         self.steps = len(self.crops) // config["batch"]
         self.frozen = freeze(self.network, config.get("frozen", []))
 
+    def described(self) -> str:
+        return f"{len(self.crops)} stills"
+
     def batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.crops), generator=generator)

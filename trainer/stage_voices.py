@@ -63,6 +63,9 @@ class VoicesStage:
         )
         self.steps = config["steps"]
 
+    def described(self) -> str:
+        return self.train.described()
+
     def batches(self, seed: int) -> Iterator[WindowBatch]:
         yield from self.train.batches(np.random.default_rng(seed), self.config["batch"], self.steps)
 

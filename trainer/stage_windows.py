@@ -69,6 +69,9 @@ class WindowsStage:
         self.heads = tuple(config["window_model"].get("trained_heads", HEADS))
         self.dev_rows = self._dev_rows()
 
+    def described(self) -> str:
+        return self.train.described()
+
     def batches(self, seed: int) -> Iterator[WindowBatch]:
         self._renew_means(seed)
         yield from self.train.batches(np.random.default_rng(seed), self.config["batch"], self.steps)

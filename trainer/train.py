@@ -35,6 +35,9 @@ class Stage(Protocol):
     steps: int  # batches an epoch
     frozen: list[nn.Module]  # parts that do not learn; their norms keep what they learned before
 
+    def described(self) -> str:
+        """What it learns from, for who starts it: a set that is missing shows here, not in the figures."""
+
     def batches(self, seed: int) -> Iterator[Any]:
         """One epoch of batches, the same for the same seed."""
 
@@ -130,6 +133,8 @@ def _train(config: dict[str, Any], out: Path, epochs: int, ranks: Ranks) -> dict
         print(f"{out} has all of its {epochs} epochs; to train anew, remove it or name another --out.")
     log = SummaryWriter(str(out / "tensorboard")) if ranks.rank == 0 else None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    if log is not None:
+        print(f"learns from {stage.described()}".replace("\n", "\n    "))
     with Progress(*columns, disable=log is None) as progress:
         bar = progress.add_task("training", total=total, completed=len(history) * stage.steps)
         for epoch in range(len(history), epochs):

@@ -135,6 +135,21 @@ class WindowSource:
         for part in training:
             part.training = True
 
+    def described(self) -> str:
+        """What there is to draw from, a set at a time, and what of the voices is left out by its split."""
+        voices = self.voices
+        used = np.zeros(len(voices), bool)
+        used[np.concatenate([*self.takes, self.unlabelled])] = True
+        lines = []
+        for corpus in np.unique(voices.corpora):
+            own = voices.corpora == corpus
+            speakers = len(np.unique(voices.speakers[own & used]))
+            left = f", {(own & ~used).sum()} left out" if (own & ~used).any() else ""
+            lines.append(f"{corpus}: {(own & used).sum()} voices of {speakers} speakers{left}")
+        if len(self.clips.labels):
+            lines.append(f"{len(self.clips.labels)} moving faces")
+        return "\n".join(lines)
+
     def clip_mean(self) -> Float32:
         """(V + O,) float32: mean over clips of their mean tokens, from which a new track starts."""
         return np.concatenate((self.clip_v.mean(0), self.clip_o.mean(0)))

@@ -50,6 +50,21 @@ def test_a_batch_keeps_to_its_kinds(data: Path) -> None:
     assert (face.v[~face.video_mask] == 0).all()
 
 
+def test_it_says_what_it_learns_from_and_what_is_left_out(data: Path) -> None:
+    everything = source(data, (0, 1, 0)).described()
+    with np.load(data / "voices" / "voices.npz") as index:
+        columns = dict(index)
+    there = np.isin(columns["splits"], ["train"])
+    speakers = len(set(columns["speakers"][there].tolist()))
+    assert f": {there.sum()} voices of {speakers} speakers" in everything
+    columns["splits"] = np.where(columns["speakers"] == columns["speakers"][0], "unused", columns["splits"])
+    np.savez(data / "voices" / "voices.npz", **columns)
+    less = source(data, (0, 1, 0)).described()
+    left = (columns["splits"] != "train").sum()
+    assert less != everything
+    assert f"{left} left out" in less
+
+
 def test_the_same_seed_draws_the_same_windows(data: Path) -> None:
     first, again = (
         next(iter(source(data, (0.5, 0.3, 0.2)).batches(np.random.default_rng(5), 6, 1))) for _ in range(2)
