@@ -1,4 +1,4 @@
-"""The example on the engine's page, run as it stands there."""
+"""The front page's example of scoring in one's own process, run as it stands there."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from tests.peers.clip import write_clip
 from tests.peers.program import REPOSITORY
 
-PAGE = (REPOSITORY / "engine" / "README.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("In your own process")[2]
 EXAMPLE = PAGE.partition("```python\n")[2].partition("```")[0]
 
 
@@ -29,7 +29,7 @@ def test_it_scores_to_the_end(
 ) -> None:
     write_clip(tmp_path / "clip.mp4", seconds=2.1, fps=15, **made)
     monkeypatch.chdir(tmp_path)
-    exec(compile(EXAMPLE, "engine/README.md", "exec"), {})
+    exec(compile(EXAMPLE, "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(" s  ")[0] for line in lines] == [f"{step / 5:.1f}" for step in range(1, 11)]
     assert top in lines[-1]
