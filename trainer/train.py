@@ -134,7 +134,7 @@ def _train(config: dict[str, Any], out: Path, epochs: int, ranks: Ranks) -> dict
     log = SummaryWriter(str(out / "tensorboard")) if ranks.rank == 0 else None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     if log is not None:
-        print(f"learns from {stage.described()}".replace("\n", "\n    "))
+        print("learns from", stage.described(), sep="\n")
     with Progress(*columns, disable=log is None) as progress:
         bar = progress.add_task("training", total=total, completed=len(history) * stage.steps)
         for epoch in range(len(history), epochs):
