@@ -95,10 +95,8 @@ class Config:
     debug: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate <= 100:
-            raise UsageError(
-                f"--rate must lie above 0 and at most at 100 scores a second, not {self.rate:g}."
-            )
+        if not 0 < self.rate < float("inf"):
+            raise UsageError(f"--rate must lie above 0 scores a second, not {self.rate:g}.")
         if not 0 <= self.max_wait <= 10_000:
             raise UsageError(f"--max-wait must lie between 0 and 10000 milliseconds, not {self.max_wait:g}.")
         if self.duration is not None and not 0 < self.duration <= 1e8:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import zmq
 
+from realtime.config import UsageError
 from realtime.link import QUEUE_MESSAGES, Endpoints, Receiver
 from realtime.messages import Finished, Message, Ready, Routed, Start, Stats
 from realtime.schedule import Schedule
@@ -54,6 +55,11 @@ def _recognise(edge: Edge, job: RecogniseJob) -> NoReturn:
     from engine.streams import Recognition
 
     bundle = load_bundle(job.bundle)
+    if job.rate_hz > bundle.window.tick_hz:
+        raise UsageError(
+            f"--rate is at most {bundle.window.tick_hz} scores a second, as often as this model looks, "
+            f"not {float(job.rate_hz):g}."
+        )
     choice = choose(bundle, job.engine)
     recognition = Recognition(bundle, choice.backend)
     recognition.warm_up()
@@ -78,7 +84,7 @@ def _streams(recognition: "Recognition", job: RecogniseJob, starts: "dict[str, S
         schedule = Schedule(
             epoch_ns=start.epoch_ns,
             tick_hz=tick_hz,
-            rate_hz=min(job.rate_hz, Fraction(tick_hz)),
+            rate_hz=job.rate_hz,
             max_wait_ns=job.max_wait_ns if start.live else None,
         )
         if start.live:

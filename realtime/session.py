@@ -203,6 +203,8 @@ class Session:
         stream, place = self._find(failed.worker)
         if failed.cause == "bundle":
             self._fail(Exit.BUNDLE, failed.text, failed.trace)
+        elif stream is None and failed.cause == "usage":
+            self._fail(Exit.USAGE, failed.text, failed.trace)
         elif stream is None or place is None or failed.cause == "crash":
             self._show_trace(failed.trace)
             self.lines.warning(f"The {failed.worker} worker failed: {failed.text}", worker=failed.worker)

@@ -23,6 +23,7 @@ import zmq
 
 from engine.errors import AbsentError, BackendError, BundleError, De3Error, FinderError, SourceError
 from engine.types import SECOND_NS
+from realtime.config import UsageError
 from realtime.link import Endpoints, Sender
 from realtime.messages import Failed, Finished, Heartbeat, Message, Note, Start, Stats, decode
 
@@ -169,7 +170,7 @@ class _Handler(logging.Handler):
 def _cause(error: De3Error) -> str:
     if isinstance(error, BundleError | BackendError):
         return "bundle"
-    if isinstance(error, AbsentError | FinderError):
+    if isinstance(error, AbsentError | FinderError | UsageError):
         return "usage"
     return "source" if isinstance(error, SourceError) else "crash"
 

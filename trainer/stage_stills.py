@@ -1,7 +1,8 @@
 """First stage: the frame encoder's appearance half learns expressions from stills.
 
-Soft labels from all raters' votes, weighted by inverse square root of class size. The motion half
-is not touched here. Data arrives as a cache of aligned stills (`trainer.prepare_stills`).
+Soft labels from all raters' votes, weighted by inverse square root of class size, and, where there are
+teachers, what they say of the same still. The motion half is not touched here. Data arrives as a cache of
+aligned stills (`trainer.prepare_stills`).
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ from trainer.augment_stills import augment
 from trainer.data.stills import WEIGHT_POWER
 from trainer.metrics import unweighted_average_recall
 from trainer.model.de3 import new_frame_encoder
+from trainer.model.frame_encoder import FrameEncoder
 from trainer.start import freeze, start_encoder
+from trainer.teachers import TAUGHT_SHARE, Teachers
 
 
 class StillsStage:
@@ -38,6 +41,10 @@ class StillsStage:
         self.weights_L = (size_L / size_L.mean()) ** WEIGHT_POWER
         self.steps = len(self.crops) // config["batch"]
         self.frozen = freeze(self.network, config.get("frozen", []))
+        self.teachers = Teachers(
+            [_teacher(config, Path(file)) for file in config.get("teachers", ())],
+            config.get("taught_share", TAUGHT_SHARE),
+        )
 
     def described(self) -> str:
         return f"{len(self.crops)} stills"
@@ -56,14 +63,12 @@ class StillsStage:
 
     def outputs(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """Logits (B, L)."""
-        encoder = self.network
-        crops = batch[0].to(encoder.expression.weight.device)
-        v = encoder.appearance(crops.contiguous(memory_format=torch.channels_last))
-        return (encoder.expression(v).float(),)
+        return (_expression(self.network, batch[0]),)
 
     def loss(self, outputs: tuple[Tensor, ...], batch: tuple[Tensor, Tensor]) -> Tensor:
         (logits,) = outputs
         weighted = (batch[1] * self.weights_L).to(logits.device)
+        weighted = self.teachers.taught(weighted, lambda teacher: _expression(teacher, batch[0]))
         return -(weighted * F.log_softmax(logits, 1)).sum() / weighted.sum()
 
     @torch.inference_mode()
@@ -83,3 +88,16 @@ class StillsStage:
             "uar": unweighted_average_recall(truth, guess),
             "select": accuracy,
         }
+
+
+def _teacher(config: dict[str, Any], file: Path) -> FrameEncoder:
+    """A frame encoder of the same sizes. Raises ValueError where the file is missing or does not fit."""
+    network = new_frame_encoder(config)
+    start_encoder(network, file)
+    return network.to(memory_format=torch.channels_last)
+
+
+def _expression(encoder: FrameEncoder, crops_B1HW: Tensor) -> Tensor:
+    """Logits (B, L)."""
+    crops = crops_B1HW.to(encoder.expression.weight.device)
+    return encoder.expression(encoder.appearance(crops.contiguous(memory_format=torch.channels_last))).float()

@@ -18,11 +18,10 @@ from trainer.metrics import concordance, unweighted_average_recall
 from trainer.model.de3 import DE3, takes_waveform
 from trainer.prepared_sets import voice_sets
 from trainer.start import fill, freeze, read_weights, start
-from trainer.teachers import Teachers
+from trainer.teachers import TAUGHT_SHARE, Teachers
 from trainer.window_batches import WindowBatch, WindowSource
 
 AUDIO = 1  # place of the audio head
-TAUGHT_SHARE = 0.7
 
 
 class VoicesStage:

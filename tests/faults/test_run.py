@@ -127,6 +127,7 @@ def test_flags_win_over_the_file(bundle: Path, clip: Path, tmp_path: Path) -> No
         (["--camera", "no such camera"], 2, "--camera demo"),
         (["--camera", "missing.mp4"], 2, "missing.mp4"),
         (["--camera", "demo", "--mic", "no such microphone"], 2, "--mic none"),
+        (["--camera", "demo", "--rate", "16"], 2, "at most 15 scores a second"),
         (["--camera", "demo", "--out", "/nowhere/o.jsonl"], 6, "/nowhere/o.jsonl"),
         (["--camera", "demo", "--face-model", "missing.onnx"], 2, "missing.onnx"),
         (["--camera", "http://127.0.0.1:9/none.mjpg"], 3, "http://127.0.0.1:9"),

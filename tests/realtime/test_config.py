@@ -57,6 +57,7 @@ def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
     [
         (["--rate", "0"], "--rate"),
         (["--rate", "nan"], "--rate"),
+        (["--rate", "inf"], "--rate"),
         (["--max-wait", "-1"], "--max-wait"),
         (["--duration", "0"], "--duration"),
         (["--duration", "inf"], "--duration"),
