@@ -89,31 +89,35 @@ def score_clips(
     Raises what the recogniser and the decoder raise.
     """
     groups = list(_groups(takes, setting))
-    scored: dict[Path, ClipScore] = {}
+    scored: dict[int, ClipScore] = {}
 
-    def add(group: list[ClipScore]) -> None:
-        scored.update((score.take.file, score) for score in group)
+    def add(group: list[int], scores: list[ClipScore]) -> None:
+        scored.update(zip(group, scores, strict=True))
         if progress is not None:
             progress(len(group))
 
     if jobs <= 1 or len(groups) == 1:
         for group in groups:
-            add(_score_group(group, setting))
+            add(group, _score_group([takes[place] for place in group], setting))
     else:
         with ProcessPoolExecutor(min(jobs, len(groups)), get_context("spawn")) as pool:
-            pending = [pool.submit(_score_group, group, setting) for group in groups]
+            pending = {
+                pool.submit(_score_group, [takes[place] for place in group], setting): group
+                for group in groups
+            }
             for done in as_completed(pending):
-                add(done.result())
-    return [scored[take.file] for take in takes]
+                add(pending[done], done.result())
+    return [scored[place] for place in range(len(takes))]
 
 
-def _groups(takes: Sequence[Take], setting: Setting) -> Iterator[list[Take]]:
-    """Clips that share a recogniser: a speaker's in a random order, or each alone."""
+def _groups(takes: Sequence[Take], setting: Setting) -> Iterator[list[int]]:
+    """Places of clips that share a recogniser: a speaker's in a random order, or each alone."""
     if not setting.stream:
-        yield from ([take] for take in takes)
+        yield from ([place] for place in range(len(takes)))
         return
     for speaker in sorted({take.speaker for take in takes}):
-        own = sorted((take for take in takes if take.speaker == speaker), key=lambda take: str(take.file))
+        own = [place for place, take in enumerate(takes) if take.speaker == speaker]
+        own.sort(key=lambda place: str(takes[place].file))
         random.Random(f"{setting.seed} {speaker}").shuffle(own)
         yield own
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -134,6 +135,14 @@ def test_a_stream_keeps_what_it_learned_and_repeats(bundle: Path, voices: Path) 
         changed += not np.allclose(one.heads["audio"], two.heads["audio"], atol=1e-5)
     # The first clip of each speaker has nothing before it: the same alone and in a stream.
     assert changed == len(takes) - 2
+
+
+def test_a_file_that_is_named_twice_is_scored_for_each_row(bundle: Path, voices: Path) -> None:
+    take = list_clips(voices)[0]
+    rows = [take, replace(take, label="sad", speaker="another"), replace(take, label="angry")]
+    for stream in (False, True):
+        scores = score_clips(rows, Setting(bundle=bundle, stream=stream))
+        assert [score.take for score in scores] == rows
 
 
 def test_the_command_reports_all_heads_with_and_without_a_label(

@@ -118,3 +118,20 @@ def test_a_frozen_part_stays_as_it_was(config: dict[str, Any], tmp_path: Path) -
 def test_an_unknown_stage_is_named(config: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="'stage3'"):
         build_stage(config | {"stage": "stage3"})
+
+
+def test_stills_learn_what_their_teacher_says(config: dict[str, Any], tmp_path: Path) -> None:
+    """Where it alone is believed, nothing is to be learned once its word is repeated, and much elsewhere."""
+    train(config, tmp_path / "teacher", epochs=1)
+    taught = {"teachers": [str(tmp_path / "teacher" / "best.safetensors")], "taught_share": 1.0}
+    stage = build_stage(config | taught)
+    batch = next(iter(stage.batches(0)))
+    (teacher,) = stage.teachers.networks
+    said = teacher.expression(teacher.appearance(batch[0])).detach()
+    steepness = []
+    for logits in (said, torch.zeros_like(said)):
+        logits.requires_grad_()
+        stage.loss((logits,), batch).backward()
+        assert logits.grad is not None
+        steepness.append(float(logits.grad.abs().max()))
+    assert steepness[0] < 1e-6 < 1e-3 < steepness[1]
