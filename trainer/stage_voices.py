@@ -91,14 +91,11 @@ class VoicesStage:
         network.eval()
         dev = (*enumerate(self.dev.takes), (NO_LABEL, self.dev.unlabelled))
         takes = [(label, int(t)) for label, some in dev for t in some]
-        rng = np.random.default_rng(7)
-        found = []
-        for first in range(0, len(takes), 64):
-            rows = [
-                self.dev.window(rng, label=label, clip=None, take=take, calm=True)
-                for label, take in takes[first : first + 64]
-            ]
-            found.append([x.float().cpu().numpy() for x in voice_outputs(network, self.dev.collate(rows))])
+        windows = [(label, None, take) for label, take in takes]
+        found = [
+            [output.float().cpu().numpy() for output in voice_outputs(network, batch)]
+            for batch in self.dev.calm_batches(np.random.default_rng(7), windows, 64)
+        ]
         logits, *attributes = (np.concatenate(each) for each in zip(*found, strict=True))
         truth, answers = np.array([label for label, _ in takes]), logits.argmax(1)
         places = np.array([take for _, take in takes])

@@ -21,7 +21,7 @@ from trainer.ranks import GatheredNorm
 from trainer.stage_voices import concordances
 from trainer.start import freeze, start
 from trainer.still_faces import StillFaces
-from trainer.window_batches import WindowBatch, WindowSource
+from trainer.window_batches import Place, WindowBatch, WindowSource
 
 
 class WindowsStage:
@@ -111,7 +111,7 @@ class WindowsStage:
         self.network.face_mean.copy_(torch.from_numpy(self.train.face_mean))
         self.network.take_expression()
 
-    def _dev_rows(self) -> dict[str, list[tuple[int, int | None, int | None]]]:
+    def _dev_rows(self) -> dict[str, list[Place]]:
         """label, clip, take of what validates: moving faces, their faces alone, voices of unseen actors."""
         clips = self.dev.clips
         both = [
@@ -153,17 +153,11 @@ class WindowsStage:
         return figures | {"select": float(np.mean([figures[name] for name in fused]))}
 
     def _dev_answers(
-        self, network: DE3, rows: list[tuple[int, int | None, int | None]]
+        self, network: DE3, windows: list[Place]
     ) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
         """Logits, labels, and with attributes one pair of answers (N, 3, A) and targets (N, A)."""
-        rng = np.random.default_rng(7)
         found, truth, targets = [], [], []
-        for first in range(0, len(rows), 32):
-            windows = [
-                self.dev.window(rng, label=label, clip=clip, take=take, calm=True)
-                for label, clip, take in rows[first : first + 32]
-            ]
-            batch = self.dev.collate(windows)
+        for batch in self.dev.calm_batches(np.random.default_rng(7), windows, 32):
             found.append([output.float().cpu().numpy() for output in window_outputs(network, batch)])
             truth.append(batch.labels)
             targets.append(batch.attributes)

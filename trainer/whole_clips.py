@@ -39,15 +39,12 @@ def whole_clips(network: DE3, source: WindowSource, stills: Sequence[str], seed:
     clips = source.clips
     if len(stills) != len(clips.labels):
         raise ValueError(f"{len(clips.labels)} clips and {len(stills)} faces cannot be of the same set.")
-    rng, logits = np.random.default_rng(seed), []
-    for first in range(0, len(clips.labels), BATCH):
-        rows = [
-            source.window(
-                rng, label=int(clips.labels[clip]), clip=clip, take=int(clips.voices[clip]), calm=True
-            )
-            for clip in range(first, min(first + BATCH, len(clips.labels)))
-        ]
-        logits.append(window_logits(network, source.collate(rows)).float())
+    windows = [
+        (int(label), clip, int(take))
+        for clip, (label, take) in enumerate(zip(clips.labels, clips.voices, strict=True))
+    ]
+    batches = source.calm_batches(np.random.default_rng(seed), windows, BATCH)
+    logits = [window_logits(network, batch).float() for batch in batches]
     log_scores = torch.log_softmax(torch.cat(logits) / network.temperatures[None, :, None], -1).numpy()
     targets = [LABELS[label] for label in clips.labels]
     speakers = source.voices.speakers[clips.voices].astype(str).tolist()

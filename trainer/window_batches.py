@@ -32,6 +32,8 @@ REFRESH_TICKS = 10  # ticks a clip from which its mean motion token is renewed e
 Rng = np.random.Generator
 Shares = tuple[float, float, float]
 """Of the kinds of windows: face and voice, voice alone, face alone."""
+Place = tuple[int, int | None, int | None]
+"""A window's label, clip and take; either of the two may be none."""
 Float32 = NDArray[np.float32]
 
 
@@ -165,6 +167,16 @@ class WindowSource:
         for _ in range(steps):
             kinds = rng.choice(3, size, p=self.shares if self.there.all() else shares / shares.sum())
             yield self.collate([self.draw(rng, int(kind), self._label(rng, int(kind))) for kind in kinds])
+
+    def calm_batches(self, rng: Rng, windows: Sequence[Place], size: int) -> Iterator[WindowBatch]:
+        """Whole clips and takes in a clean session, nothing lost, in their order."""
+        for first in range(0, len(windows), size):
+            yield self.collate(
+                [
+                    self.window(rng, label=label, clip=clip, take=take, calm=True)
+                    for label, clip, take in windows[first : first + size]
+                ]
+            )
 
     def has(self, shares: Shares) -> bool:
         """Whether there are windows of any of the kinds that have a share."""
