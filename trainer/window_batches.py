@@ -240,7 +240,9 @@ class WindowSource:
         take = None if take == NO_TAKE else take
         bands = len(self.voice_mean)
         varied = self.varied and not calm
-        variety = voice_variety.draw(rng, bands) if varied else voice_variety.plain(bands)
+        variety = voice_variety.plain(bands)
+        if varied:
+            variety = voice_variety.draw(rng, bands, seen=clip is not None)
         clean = calm or (varied and rng.random() < CLEAN_SHARE)
         session = 0 if clean else int(rng.integers(len(self.mels.starts)))
         speed = variety.tempo * (float(self.mels.speeds[session, take]) if take is not None else 1.0)
