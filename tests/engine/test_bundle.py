@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -224,3 +225,5 @@ def test_the_bundle_that_ships_tells_nothing_of_the_machine_that_made_it() -> No
         content = file.read_bytes()
         assert b"Traceback" not in content
         assert b'.py", line' not in content, file.name
+    manifest = (load_bundle().path / "manifest.json").read_text()
+    assert not re.findall(r'"(?:[/~]|[A-Za-z]:)[^"]*"', manifest), "a place of one machine alone"
