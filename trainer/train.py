@@ -17,10 +17,11 @@ from typing import Any, Protocol
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from trainer import checkpoint
 from trainer.prepared_sets import make_ready
 from trainer.ranks import Outputs, Ranks, open_ranks
 from trainer.start import add_config, read_config, run_folder
@@ -241,18 +242,12 @@ def _one_cycle(step: int, total: int, warm_up: float) -> float:
 def _save(
     out: Path, network: nn.Module, averaged: Averaged, optimiser: Any, schedule: Any, history: list
 ) -> None:
-    tensors = {f"network/{k}": v for k, v in network.state_dict().items()}
-    tensors |= {f"averaged/{k}": v for k, v in averaged.state.items()}
-    for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser/{index}/{k}": v for k, v in state.items()}
-    tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
     notes = {
         "history": json.dumps(history),
         "averaged_steps": str(averaged.steps),
         "step": str(schedule.last_epoch),
     }
-    save_file(tensors, out / "last.part", metadata=notes)
-    (out / "last.part").replace(out / "last.safetensors")
+    checkpoint.write(out / "last.safetensors", network, averaged.state, optimiser, notes)
     (out / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
 
 
@@ -262,22 +257,9 @@ def _resume(
     path = out / "last.safetensors"
     if not path.is_file():
         return []
-    from safetensors import safe_open
-
-    tensors = load_file(path, device=str(next(iter(averaged.state.values())).device))
-    with safe_open(path, "pt") as file:
-        notes = file.metadata()
-    network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network/")})
-    averaged.state = {k[9:]: v for k, v in tensors.items() if k.startswith("averaged/")}
+    device = str(next(iter(averaged.state.values())).device)
+    averaged.state, notes = checkpoint.read(path, network, optimiser, device)
     averaged.steps = int(notes["averaged_steps"])
-    state = optimiser.state_dict()
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimiser/"):
-            _, index, name = key.split("/")
-            moments.setdefault(int(index), {})[name] = value
-    state["state"] = moments
-    optimiser.load_state_dict(state)
     schedule.last_epoch = int(notes["step"])
     for group, base in zip(optimiser.param_groups, schedule.base_lrs, strict=True):
         group["lr"] = base * schedule.lr_lambdas[0](schedule.last_epoch)

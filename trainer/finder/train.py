@@ -18,6 +18,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from trainer import checkpoint
 from trainer.finder.network import Aligner, Finder
 from trainer.finder.scenery import Source
 from trainer.finder.scenes import crop, scene
@@ -106,7 +107,7 @@ def train(name: str, seen: Path, out: Path, steps: int, seed: int, console: Cons
     step_of = finder_step(source) if name == "finder" else aligner_step(source)
     optimiser = torch.optim.AdamW(network.parameters(), PEAK_RATE[name], weight_decay=WEIGHT_DECAY)
     mean = {key: value.clone().float() for key, value in network.state_dict().items()}
-    begin = _resume(out / f"{name}.resume.pt", network, optimiser, mean)
+    begin = _resume(out / f"{name}.last.safetensors", network, optimiser, mean)
     losses: dict[str, float] = {}
     for step in range(begin, steps):
         fallen = 0.505 + 0.495 * math.cos(math.pi * step / steps)
@@ -142,10 +143,8 @@ def _keep(
     optimiser: torch.optim.Optimizer,
     mean: dict[str, Tensor],
 ) -> None:
-    whole = {"step": step, "network": network.state_dict(), "optimiser": optimiser.state_dict(), "mean": mean}
+    checkpoint.write(out / f"{name}.last.safetensors", network, mean, optimiser, {"step": str(step)})
     part = out / f"{name}.part"
-    torch.save(whole, part)
-    part.replace(out / f"{name}.resume.pt")
     save_file({key: value.contiguous() for key, value in mean.items()}, part)
     part.replace(out / f"{name}.safetensors")
 
@@ -153,11 +152,9 @@ def _keep(
 def _resume(file: Path, network: nn.Module, optimiser: torch.optim.Optimizer, mean: dict[str, Tensor]) -> int:
     if not file.is_file():
         return 0
-    kept = torch.load(file, weights_only=True)
-    network.load_state_dict(kept["network"])
-    optimiser.load_state_dict(kept["optimiser"])
-    mean.update(kept["mean"])
-    return int(kept["step"])
+    averaged, notes = checkpoint.read(file, network, optimiser)
+    mean.update(averaged)
+    return int(notes["step"])
 
 
 def main() -> None:
