@@ -117,7 +117,7 @@ def _test_sets(config: dict[str, Any], named: Path | None, split: str) -> list[S
 
 def window_source(network: DE3, sets: list[SetFolders], split: str, waveform: bool = False) -> WindowSource:
     """Windows of one split of these sets, with the baselines that the network starts from."""
-    source = WindowSource(sets=sets, splits=(split,), shares=(1, 0, 0), waveform=waveform)
+    source = WindowSource(sets=sets, splits=(split,), shares=(1, 0, 0), waveform=waveform, as_live=True)
     source.voice_mean, source.face_mean = network.voice_mean.numpy(), network.face_mean.numpy()
     source.renew_motion_means(network.frame_encoder.motion, 0)
     return source

@@ -71,6 +71,7 @@ class WindowSource:
     sets: where the voices and faces are; of several, each gives as many moving faces of a label.
     varied: every window's voice is another, as `trainer.voice_variety` draws it.
     waveform: windows hold the sound itself, not its log-mel.
+    as_live: without what only makes learning harder (stripes of SpecAugment, the face of somebody else).
 
     Raises ValueError where both are asked for: variety is drawn on the log-mel.
     """
@@ -85,10 +86,11 @@ class WindowSource:
         ranges: Mapping[str, tuple[float, float]] | None = None,
         varied: bool = False,
         waveform: bool = False,
+        as_live: bool = False,
     ) -> None:
         if varied and waveform:
             raise ValueError("voice_variety changes the log-mel: leave it out beside a sound_extractor.")
-        self.varied, self.waveform = varied, waveform
+        self.varied, self.waveform, self.as_live = varied, waveform, as_live
         self.voices: Voices
         self.mels: Mels
         self.clips: Clips
@@ -281,7 +283,8 @@ class WindowSource:
             count = 0 if rng.random() < 0.35 or not len(others) else int(rng.integers(1, len(others) + 1))
             chosen = rng.choice(others, count, replace=False) if count else others[:0]
             baseline = self._face_baseline(chosen, clip, v[mask])
-            if not calm and rng.random() < 0.5:  # another person: what the face is must not count for much
+            # Another person: what the face is must not count for much.
+            if not calm and not self.as_live and rng.random() < 0.5:
                 a, b = rng.integers(len(self.clip_v), size=2)
                 offset = (self.clip_v[a] - self.clip_v[b]) * rng.uniform(0, 0.6)
                 v[mask] += offset
@@ -337,7 +340,8 @@ class WindowSource:
                 samples[mask] = self.mels.samples(session, take)[place[mask]]
             if not calm:
                 mask &= _kept(rng, BINS, MEL_HZ)
-                _cover(rng, mel)
+                if not self.as_live:
+                    _cover(rng, mel, mask)
         sound = samples.ravel() if self.waveform else mel
         return {
             "sound": sound, "audio_mask": mask, "voice_baseline": baseline,
@@ -370,12 +374,12 @@ def _kept(rng: Rng, steps: int, rate_hz: int) -> NDArray[np.bool_]:
     return kept
 
 
-def _cover(rng: Rng, mel: Float32) -> None:
-    """Stripes of bands and bins at the mean (SpecAugment)."""
-    mean = mel.mean()
+def _cover(rng: Rng, mel: Float32, heard: NDArray[np.bool_]) -> None:
+    """Stripes of bands and bins at the bands' means over what is heard (SpecAugment)."""
+    mean = mel[heard].mean(0) if heard.any() else np.zeros(mel.shape[1], np.float32)
     for _ in range(rng.integers(3)):
         start, width = rng.integers(mel.shape[1]), rng.integers(1, 9)
-        mel[:, start : start + width] = mean
+        mel[:, start : start + width] = mean[start : start + width]
     for _ in range(rng.integers(3)):
         start, width = rng.integers(mel.shape[0]), rng.integers(1, 31)
         mel[start : start + width] = mean

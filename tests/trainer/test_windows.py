@@ -16,7 +16,7 @@ from trainer.export import export, load_network
 from trainer.model.frame_encoder import FrameEncoder
 from trainer.set_union import SetFolders
 from trainer.train import train
-from trainer.window_batches import PRIOR_S, TAU_S, TICKS, WindowSource, blended
+from trainer.window_batches import PRIOR_S, TAU_S, TICKS, WindowSource, _cover, blended
 
 
 @pytest.fixture
@@ -48,6 +48,29 @@ def test_a_batch_keeps_to_its_kinds(data: Path) -> None:
     assert len(face.flow) == face.video_mask.sum()
     assert face.v.shape == (8, TICKS, 12)
     assert (face.v[~face.video_mask] == 0).all()
+
+
+def test_stripes_are_as_loud_as_what_is_heard() -> None:
+    """Bins that nobody hears are zeros, which in log power are very loud."""
+    mel = np.zeros((200, 8), np.float32)
+    heard = np.arange(200) >= 150
+    mel[heard] = -10 + np.arange(8)
+    for seed in range(20):
+        covered = mel.copy()
+        _cover(np.random.default_rng(seed), covered, heard)
+        np.testing.assert_allclose(covered[heard], mel[heard], atol=1e-5)
+
+
+def test_windows_as_live_are_what_was_heard_and_seen(data: Path) -> None:
+    made = WindowSource(sets=sets_of(data), splits=("train",), shares=(1, 0, 0), as_live=True)
+    torch.manual_seed(0)
+    made.renew_motion_means(FrameEncoder(**FRAME_ENCODER).motion, 0)
+    made.face_mean = made.clip_mean()
+    (batch,) = made.batches(np.random.default_rng(1), 32, 1)
+    shown = {row.astype(np.float32).tobytes() for row in made.clips.v}
+    assert all(row.tobytes() in shown for row in batch.v[batch.video_mask])
+    stripes = [(mel[mask].std(0) == 0).any() for mel, mask in zip(batch.sound, batch.audio_mask, strict=True)]
+    assert not any(stripes)
 
 
 def test_it_says_what_it_learns_from_and_what_is_left_out(data: Path) -> None:
