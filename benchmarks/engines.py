@@ -35,6 +35,7 @@ class NothingBackend:
     """Takes everything and answers zeros at once: what is left is what the host does for any engine."""
 
     name = NOTHING
+    tracks: int | None = None
 
     def __init__(self, bundle: Bundle) -> None:
         self._heads, self._sizes = len(bundle.heads), (len(bundle.labels), len(bundle.attributes))

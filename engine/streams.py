@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from engine.backends import Backend, choose
 from engine.backends.base import Answers
 from engine.bundle import Bundle, load_bundle
+from engine.errors import BackendError
 from engine.lanes import Released
+from engine.plans.store import too_few
 from engine.probabilities import log_softmax, softmax
 from engine.smoothing import Smoothing
 from engine.types import SECOND_NS, Block, Face, Observation, Scores
@@ -24,7 +26,10 @@ from engine.window import Timeline, Window, hear
 
 
 class Recognition:
-    """A bundle with its back end, shared by any number of streams. choice: why this back end, in words."""
+    """A bundle with its back end, shared by as many streams as it keeps tracks.
+
+    choice: why this back end, in words.
+    """
 
     def __init__(self, bundle: Bundle, backend: Backend, choice: str = "") -> None:
         self.bundle = bundle
@@ -39,14 +44,19 @@ class Recognition:
         grey = np.zeros((size, size), dtype=np.uint8)
         face = Face(crop=grey, previous=grey, gap_ns=0, box=(0, 0, 1, 1), confidence=0, track=0)
         stream = Stream(self)
-        self.observe([(stream.slot, [(0, face)])])
-        stream.scores(SECOND_NS)
-        stream.close()
+        try:
+            self.observe([(stream.slot, [(0, face)])])
+            stream.scores(SECOND_NS)
+        finally:
+            stream.close()
 
     def take_slot(self) -> int:
-        """The lowest free slot of the back end, fresh."""
+        """The lowest free slot of the back end, fresh. Raises BackendError where all are taken."""
         if self._free:
             return heapq.heappop(self._free)
+        tracks = self.backend.tracks
+        if tracks is not None and self._slots >= tracks:
+            raise BackendError(too_few(self.backend.name, tracks, self._slots + 1))
         self._slots += 1
         return self._slots - 1
 
@@ -108,13 +118,15 @@ class Recognition:
         ]
 
 
-def open_recognition(bundle: str | Path | None = None, engine: str = "auto") -> Recognition:
-    """A bundle (None: the one in the package) on an engine ("auto", "tensorrt", "onnx", "openvino").
+def open_recognition(bundle: str | Path | None = None, engine: str = "auto", tracks: int = 1) -> Recognition:
+    """A bundle (None: the one in the package) on an engine (one of `engine.backends.ENGINES`).
+
+    tracks: how many streams there will be at most; an engine that keeps fewer is not taken.
 
     Raises BundleError or BackendError where a part cannot be had, ValueError for an unknown engine.
     """
     loaded = load_bundle(bundle)
-    choice = choose(loaded, engine)
+    choice = choose(loaded, engine, tracks)
     return Recognition(loaded, choice.backend, choice.reason)
 
 
@@ -124,6 +136,8 @@ class Stream:
     beside: the stream of another face of the same camera; sound goes to that one (see `Timeline`).
     at_once: ticks that close are encoded at once; else they wait in `closed` for `Recognition.encode`, which
     takes those of many streams in one batch.
+
+    Raises BackendError where the back end has no slot left.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ import zmq
 
 from realtime.config import UsageError
 from realtime.link import QUEUE_MESSAGES, Endpoints, Receiver
-from realtime.messages import Finished, Message, Ready, Routed, Start, Stats
+from realtime.messages import Finished, Message, Note, Ready, Routed, Start, Stats
 from realtime.schedule import Schedule
 from realtime.worker import Edge, stand
 
@@ -32,7 +32,8 @@ RECOGNISER = "recogniser"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecogniseJob:
-    """What the recogniser worker has to do. max_wait_ns: see `Schedule`; used where the run is live."""
+    """What the recogniser worker has to do. max_wait_ns: see `Schedule`; used where the run is live.
+    faces: most of a camera."""
 
     endpoints: Endpoints
     streams: tuple[str, ...]
@@ -41,7 +42,17 @@ class RecogniseJob:
     rate_hz: Fraction
     max_wait_ns: int
     live: bool
-    many_faces: bool
+    faces: int
+
+    @property
+    def least_tracks(self) -> int:
+        """Without so many the run cannot be: one a stream, and of several faces one face beside it."""
+        return len(self.streams) * min(self.faces, 2)
+
+    @property
+    def most_tracks(self) -> int:
+        """With so many every face has its own."""
+        return len(self.streams) * (1 + self.faces if self.faces > 1 else 1)
 
 
 def recognise_main(job: RecogniseJob, pipe: "Connection[Any, Any]") -> None:
@@ -60,11 +71,13 @@ def _recognise(edge: Edge, job: RecogniseJob) -> NoReturn:
             f"--rate is at most {bundle.window.tick_hz} scores a second, as often as this model looks, "
             f"not {float(job.rate_hz):g}."
         )
-    choice = choose(bundle, job.engine)
+    choice = choose(bundle, job.engine, job.least_tracks)
     recognition = Recognition(bundle, choice.backend)
     recognition.warm_up()
     inbox = Receiver.bind(edge.context, job.endpoints.observe)
     edge.report(Ready(RECOGNISER, os.getpid(), bundle.digest, choice.reason))
+    if (scarce := _scarce(recognition, job)) is not None:
+        edge.report(Note(RECOGNISER, "warning", scarce))
     starts: dict[str, Start] = {}
     while len(starts) < len(job.streams):
         start = edge.await_start()
@@ -72,12 +85,27 @@ def _recognise(edge: Edge, job: RecogniseJob) -> NoReturn:
     _turn(edge, inbox, _streams(recognition, job, starts))
 
 
+def _scarce(recognition: "Recognition", job: RecogniseJob) -> str | None:
+    """That not all faces can be followed at once, in a sentence; None where they can."""
+    from engine.plans.store import too_few
+
+    kept, wanted = recognition.backend.tracks, job.most_tracks
+    if kept is None or kept >= wanted:
+        return None
+    beyond = "each stream has one face for certain, those beyond the tracks are left out and counted"
+    return f"{too_few(recognition.backend.name, kept, wanted)[:-1]}; until then {beyond}."
+
+
 def _streams(recognition: "Recognition", job: RecogniseJob, starts: "dict[str, Start]") -> "Streams":
     from engine.streams import Stream
-    from realtime.scoring import Recogniser
+    from realtime.scoring import Recogniser, Room
     from realtime.streams import Pace, Streams
 
-    tick_hz = recognition.bundle.window.tick_hz
+    begun_ns = time.perf_counter_ns()
+    recognition.warm_up()  # a face and a window take no longer than this
+    pace = Pace(time.perf_counter_ns() - begun_ns)
+    tick_hz, tracks = recognition.bundle.window.tick_hz, recognition.backend.tracks
+    room = Room(None if tracks is None else tracks - job.least_tracks)
     recognisers = {}
     for name in job.streams:
         start = starts[name]
@@ -90,11 +118,9 @@ def _streams(recognition: "Recognition", job: RecogniseJob, starts: "dict[str, S
         if start.live:
             schedule.begin(time.monotonic_ns())
         stream = Stream(recognition, start.epoch_ns, at_once=not start.live)
-        recognisers[name] = Recogniser(stream, schedule, start.live, name, many=job.many_faces)
+        recognisers[name] = Recogniser(stream, schedule, start.live, name, job.faces > 1, room)
         recognisers[name].expect(video=start.has_video, audio=start.has_audio)
-    begun_ns = time.perf_counter_ns()
-    recognition.warm_up()  # a face and a window take no longer than this
-    return Streams(recognition, recognisers, job.live, faces=Pace(time.perf_counter_ns() - begun_ns))
+    return Streams(recognition, recognisers, job.live, faces=pace)
 
 
 def _turn(edge: Edge, inbox: Receiver, streams: "Streams") -> NoReturn:

@@ -33,6 +33,26 @@ class _Seen:
 
 
 @dataclass(slots=True)
+class Room:
+    """How many faces the streams of a run may have beyond one each, whoever comes first; None: any number."""
+
+    left: int | None = None
+
+    def take(self) -> bool:
+        """Room for one more face, if there is any."""
+        if self.left == 0:
+            return False
+        if self.left is not None:
+            self.left -= 1
+        return True
+
+    def give(self) -> None:
+        """One of these faces is gone."""
+        if self.left is not None:
+            self.left += 1
+
+
+@dataclass(slots=True)
 class Recogniser:
     """One stream's messages to scores: `take` what came, ask what is `due`, `score` it. Time is an argument.
 
@@ -42,7 +62,8 @@ class Recogniser:
 
     many: each face in view has a `Stream` of its own, beside the one that takes the sound, from its first
     picture until it has not been seen for `LOST_NS` (a face that comes back then has another number). With
-    nobody in view it is the sound alone that is scored.
+    nobody in view it is the sound alone that is scored. room: shared by the streams of a run; a face for
+    which there is none is left out, and counted each time it is seen, until there is.
     """
 
     stream: Stream
@@ -50,6 +71,7 @@ class Recogniser:
     live: bool
     name: str = DEFAULT_STREAM
     many: bool = False
+    room: Room = field(default_factory=Room)
     _seen: dict[int, _Seen] = field(default_factory=dict)
     _last_ns: int = 0
     _video_delay_ns: int | None = None
@@ -100,10 +122,13 @@ class Recogniser:
 
     def targets(self, end_ns: int) -> list[Stream]:
         """What is to be scored of the window that ends at `end_ns`."""
-        for track in [track for track, seen in self._seen.items() if seen.last_ns < end_ns - LOST_NS]:
-            self._seen.pop(track).stream.close()
+        self._let_go([track for track, seen in self._seen.items() if seen.last_ns < end_ns - LOST_NS])
         in_view = [seen.stream for _, seen in sorted(self._seen.items()) if seen.first_ns < end_ns]
         return in_view or [self.stream]
+
+    def close_faces(self) -> None:
+        """Nothing will be scored any more: what the faces had is for others."""
+        self._let_go(list(self._seen))
 
     def score(self, end_ns: int, due_ns: int) -> Scored:
         """The scores of the window that ends at `end_ns`, which was found due at `due_ns`."""
@@ -120,11 +145,20 @@ class Recogniser:
         t_ns, seq = observation.t_ns, observation.seq
         for face in observation.faces:
             if face.track not in self._seen:
+                if self._seen and not self.room.take():
+                    self.stream.counts["face_without_track"] += 1
+                    continue
                 self._seen[face.track] = _Seen(self.stream.beside(face.track), first_ns=t_ns)
             seen = self._seen[face.track]
             seen.last_ns = t_ns
             seen.stream.add_observation(Observation(t_ns=t_ns, seq=seq, face=face))
         self._advance_video(t_ns)
+
+    def _let_go(self, tracks: list[int]) -> None:
+        for track in tracks:
+            self._seen.pop(track).stream.close()
+            if self._seen:
+                self.room.give()
 
     def _advance_video(self, t_ns: int) -> None:
         for stream in self.streams:

@@ -79,7 +79,7 @@ class Session:
             rate_hz=config.rate_hz,
             max_wait_ns=round(config.max_wait * MS),
             live=config.pace,
-            many_faces=config.faces > 1,
+            faces=config.faces,
         )
         self._happened(self.supervisor.add(RECOGNISER, recognise_main, job, now_ns))
         for part in parts:

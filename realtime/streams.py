@@ -115,6 +115,8 @@ class Streams:
         """The streams from which nothing will come any more, each named once."""
         over = [name for name, each in self.recognisers.items() if each.ended and name not in self._over]
         self._over.update(over)
+        for name in over:
+            self.recognisers[name].close_faces()
         return over
 
     @property

@@ -44,11 +44,11 @@ class Choice:
     reason: str
 
 
-def choose(bundle: Bundle, engine: str = "auto") -> Choice:
-    """Open a back end of `ENGINES` for a bundle, or with "auto" the best one.
+def choose(bundle: Bundle, engine: str = "auto", tracks: int = 1) -> Choice:
+    """Open a back end of `ENGINES` for a bundle, or with "auto" the best one, that keeps so many tracks.
 
-    "auto" takes TensorRT, else Inductor, where a plan of this bundle for this machine has been built:
-    building one takes minutes, so that is left to `python -m engine.build`. Else it takes ONNX Runtime's CUDA
+    "auto" takes TensorRT, else Inductor, where a plan of this bundle for this machine and for so many tracks
+    has been built: building one takes minutes, so that is left to `python -m engine.build`. Else it takes ONNX Runtime's CUDA
     provider where that is installed, else the faster CPU engine. Where both of these are installed, it
     measures them for two seconds once and keeps the result in the user's cache; OpenVINO has to be a tenth
     faster, because it opens later and needs more memory. The reason says what was passed over, and why.
@@ -58,17 +58,17 @@ def choose(bundle: Bundle, engine: str = "auto") -> Choice:
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
     if engine in PLANNED:
-        return _planned(bundle, engine, "asked for")
+        return _planned(bundle, engine, "asked for", tracks)
     if engine == "onnx-cuda":
         return _onnx_cuda(bundle, "asked for")
     if engine != "auto":
         return Choice(_open(engine, bundle), f"{engine}: asked for")
-    choice, passed_over = _on_a_card(bundle)
+    choice, passed_over = _on_a_card(bundle, tracks)
     choice = choice or _on_the_cpu(bundle)
     return Choice(choice.backend, "; ".join([choice.reason, *passed_over]))
 
 
-def _on_a_card(bundle: Bundle) -> tuple[Choice | None, list[str]]:
+def _on_a_card(bundle: Bundle, tracks: int) -> tuple[Choice | None, list[str]]:
     """The first engine on a card that opens, and what was passed over, in words."""
     passed_over = []
     for engine, name in PLANNED.items():
@@ -81,7 +81,7 @@ def _on_a_card(bundle: Bundle) -> tuple[Choice | None, list[str]]:
                 )
             continue
         try:
-            return _planned(bundle, engine, "a plan for this machine is there"), passed_over
+            return _planned(bundle, engine, "a plan for this machine is there", tracks), passed_over
         except BackendError as error:
             passed_over.append(f"not {engine}: {error}")
     from engine.backends.onnx import available_providers, without_cuda
@@ -94,16 +94,16 @@ def _on_a_card(bundle: Bundle) -> tuple[Choice | None, list[str]]:
     return None, passed_over
 
 
-def _planned(bundle: Bundle, engine: str, why: str) -> Choice:
+def _planned(bundle: Bundle, engine: str, why: str, tracks: int) -> Choice:
     backend: CardBackend
     if engine == "tensorrt":
         from engine.backends.tensorrt import open_tensorrt
 
-        backend = open_tensorrt(bundle)
+        backend = open_tensorrt(bundle, tracks=tracks)
     else:
         from engine.backends.inductor import open_inductor
 
-        backend = open_inductor(bundle)
+        backend = open_inductor(bundle, tracks=tracks)
     key = backend.key
     what = f"{key.precision}, up to {key.largest_batch} tracks on {key.device}, {backend.flow}"
     return Choice(backend, f"{engine}: {why} ({what})")

@@ -36,9 +36,17 @@ class Answers(NamedTuple):
 
 
 class Backend(Protocol):
-    """An inference engine with the tokens of all tracks that it serves."""
+    """An inference engine with the tokens of all tracks that it serves.
+
+    tracks: how many slots it keeps, from 0 on; None: any number.
+    """
 
     name: str
+
+    @property
+    def tracks(self) -> int | None:
+        """See above."""
+        ...
 
     def observe(self, slots: Sequence[int], ticks: Sequence[int], faces: Sequence[Face]) -> None:
         """Encode faces in one batch; their tokens go to ring[slot, tick % ring]."""
@@ -116,6 +124,7 @@ class HostBackend:
     """A back end whose tokens are NumPy arrays and whose flow is OpenCV's; an engine adds two graphs."""
 
     name = "host"
+    tracks: int | None = None
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle

@@ -29,7 +29,7 @@ from engine.backends.layout import Field
 from engine.baseline import SlowSteps
 from engine.bundle import Bundle
 from engine.errors import BackendError
-from engine.plans.store import BUILD, PlanKey
+from engine.plans.store import PlanKey, too_few
 from engine.signals.flow import Flow
 from engine.types import Face, Float32, UInt8
 from engine.window import Window
@@ -65,7 +65,12 @@ class CardBackend:
 
     @property
     def largest_batch(self) -> int:
-        """Most faces or windows that go to the card at once, and most tracks."""
+        """Most faces or windows that go to the card at once."""
+        return self._largest
+
+    @property
+    def tracks(self) -> int:
+        """See `Backend`."""
         return self._largest
 
     def observe(self, slots: Sequence[int], ticks: Sequence[int], faces: Sequence[Face]) -> None:
@@ -218,10 +223,7 @@ class CardBackend:
 
     def _check(self, slot: int) -> None:
         if slot >= self._largest:
-            raise BackendError(
-                f"This plan keeps {self._largest} tracks: build one for more with "
-                f"{BUILD.format(engine=self.name)} --max-streams {1 << slot.bit_length()}."
-            )
+            raise BackendError(too_few(self.name, self._largest, slot + 1))
 
 
 def _joined(found: Sequence[Answers]) -> Answers:

@@ -59,15 +59,15 @@ INTO = Field("into", (), np.dtype(np.int64))
 """Which row of the rings, or of the means, a row of the batch is written to."""
 
 
-def open_inductor(bundle: Bundle, folder: Path | None = None) -> "InductorBackend":
-    """The back end on the newest plan of a bundle for this machine.
+def open_inductor(bundle: Bundle, folder: Path | None = None, tracks: int = 1) -> "InductorBackend":
+    """The back end on the newest plan of a bundle for this machine and at least so many tracks.
 
     Raises BackendError: a bundle that takes waveforms, no torch, no card, no plan or one for another machine,
     a plan that is cut short, not enough memory.
     """
     refuse_waveforms(bundle)
     device = TorchDevice()
-    plan = read_plan(find_plan(bundle, device.machine, folder or plan_folder()))
+    plan = read_plan(find_plan(bundle, device.machine, folder or plan_folder(), tracks))
     return open_plan(bundle, plan.key, plan.parts, device)
 
 

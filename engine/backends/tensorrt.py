@@ -36,15 +36,15 @@ def machine(library: Library, device: Device) -> Machine:
     )
 
 
-def open_tensorrt(bundle: Bundle, folder: Path | None = None) -> "TensorRtBackend":
-    """The back end on the newest plan of a bundle for this machine.
+def open_tensorrt(bundle: Bundle, folder: Path | None = None, tracks: int = 1) -> "TensorRtBackend":
+    """The back end on the newest plan of a bundle for this machine and at least so many tracks.
 
     Raises BackendError: a bundle that takes waveforms, no TensorRT, no pycuda, no driver or card, no plan or
     one for another machine, a plan that is cut short, not enough memory.
     """
     refuse_waveforms(bundle)
     library, device = Library(), Device()
-    plan = read_plan(find_plan(bundle, machine(library, device), folder or plan_folder()))
+    plan = read_plan(find_plan(bundle, machine(library, device), folder or plan_folder(), tracks))
     with device.current():
         flow = find_flow(bundle.flow, bundle.crop.size, plan.key.largest_batch)
     return TensorRtBackend(bundle, plan, library, device, flow)

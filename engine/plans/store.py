@@ -150,8 +150,14 @@ def refuse_waveforms(bundle: Bundle) -> None:
         )
 
 
-def find_plan(bundle: Bundle, machine: Machine, folder: Path) -> Path:
-    """The plan of a bundle for this machine that was built last.
+def too_few(engine: str, kept: int, wanted: int) -> str:
+    """That a plan has no room for so many tracks, and what to build, in one sentence."""
+    build = f"{BUILD.format(engine=engine)} --max-streams {1 << (wanted - 1).bit_length()}"
+    return f"{wanted} tracks are wanted, and this plan keeps {kept} tracks: build one for more with {build}."
+
+
+def find_plan(bundle: Bundle, machine: Machine, folder: Path, tracks: int = 1) -> Path:
+    """The plan of a bundle for this machine and at least so many tracks that was built last.
 
     Raises BackendError where there is none, saying what the plans that are there were built for.
     """
@@ -159,15 +165,21 @@ def find_plan(bundle: Bundle, machine: Machine, folder: Path) -> Path:
     build = BUILD.format(engine=engine)
     refused: BackendError | None = None
     others: list[PlanKey] = []
+    small: list[int] = []
     for file in sorted(folder.glob(f"{bundle.digest}-{engine}-*{SUFFIX}"), key=_age, reverse=True):
         try:
             key = read_key(file)
         except BackendError as error:
             refused = refused or error
             continue
-        if key.machine == machine:
+        if key.machine != machine:
+            others.append(key)
+        elif key.largest_batch < tracks:
+            small.append(key.largest_batch)
+        else:
             return file
-        others.append(key)
+    if small:
+        raise BackendError(too_few(engine, max(small), tracks))
     if refused is not None:
         raise refused
     if others:

@@ -3,6 +3,8 @@
 The fidelity tests run on them too; what is an engine's own is in its own file.
 """
 
+import re
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,11 +12,13 @@ import pytest
 from opened_engines import STAND_INS, opened
 from test_backends import faces, window_at
 
+from engine.backends import choose
 from engine.backends.card import CardBackend
 from engine.backends.onnx import OnnxBackend
 from engine.baseline import SlowMean, SlowSteps
 from engine.bundle import Bundle
 from engine.errors import BackendError
+from engine.streams import Recognition, Stream
 
 
 @pytest.fixture(params=list(STAND_INS))
@@ -65,6 +69,35 @@ def test_a_track_that_the_plan_has_no_room_for_is_refused(backend: CardBackend) 
         backend.observe([4], [0], faces(1))
     with pytest.raises(BackendError, match="keeps 4 tracks"):
         backend.reset(4)
+
+
+def test_a_run_with_more_streams_than_tracks_is_refused_and_auto_passes_the_plan_over(
+    backend: CardBackend, small: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, said = (
+        backend.name,
+        rf"5 tracks are wanted, and this plan keeps 4 .*{backend.name} --max-streams 8\.",
+    )
+    assert choose(small, name, 4).backend.tracks == 4
+    with pytest.raises(BackendError, match=said):
+        choose(small, name, 5)
+    for other in {"tensorrt", "openvino"} - {name}:
+        monkeypatch.setitem(sys.modules, other, None)
+    choice = choose(small, "auto", 5)
+    assert choice.backend.name == "onnx"
+    assert re.search(rf"; not {name}: {said}", choice.reason)
+
+
+def test_streams_beyond_the_tracks_are_refused_before_the_card_is_asked(
+    backend: CardBackend, small: Bundle
+) -> None:
+    recognition = Recognition(small, backend)
+    recognition.warm_up()
+    streams = [Stream(recognition) for _ in range(4)]
+    with pytest.raises(BackendError, match=r"5 tracks are wanted, and this plan keeps 4 tracks"):
+        Stream(recognition)
+    streams[1].close()
+    assert Stream(recognition).slot == 1
 
 
 def test_what_an_earlier_batch_left_behind_is_never_read(backend: CardBackend, small: Bundle) -> None:

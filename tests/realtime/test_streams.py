@@ -11,12 +11,17 @@ import numpy as np
 import pytest
 
 from engine.backends import choose
+from engine.backends.onnx import OnnxBackend
 from engine.bundle import load_bundle
+from engine.errors import BackendError
 from engine.streams import Recognition, Stream
 from engine.types import SECOND_NS, Block, Face, Observation
-from realtime.messages import Routed, Scored
+from realtime.link import Endpoints
+from realtime.messages import Routed, Scored, Start
+from realtime.recognise import RecogniseJob, _scarce
+from realtime.recognise import _streams as _streams_of_a_run
 from realtime.schedule import Schedule
-from realtime.scoring import Recogniser
+from realtime.scoring import Recogniser, Room
 from realtime.streams import Pace, Streams
 from tests.engine.small_bundle import write_bundle
 
@@ -202,6 +207,94 @@ def test_faces_come_and_go_and_with_nobody_in_view_the_voice_is_scored(folder: P
     assert set(spans[-1]) == {0.2, 0.4, 7.0, 7.2, 7.4, 7.6, 7.8}
     silent = [each.scores for each in scored if each.scores.track == -1]
     assert all(scores.valid_video == 0 and scores.valid_audio > 0 for scores in silent)
+
+
+class Scarce(OnnxBackend):
+    """An engine with a plan for six tracks."""
+
+    tracks = 6
+
+
+def _crowd(folder: Path, tracks: dict[str, dict[int, tuple[float, float]]], seconds: float) -> Streams:
+    """Streams that have seen these faces on six tracks, a turn each picture."""
+    bundle = load_bundle(folder)
+    recognition, room, found = Recognition(bundle, Scarce(bundle)), Room(6 - 2 * len(tracks)), {}
+    for name in tracks:
+        stream = Stream(recognition, EPOCH, at_once=False)
+        schedule = Schedule(EPOCH, 15, Fraction(5), 80 * MS)
+        found[name] = Recogniser(stream, schedule, True, name, many=True, room=room)
+        found[name].expect(video=True, audio=False)
+    streams = Streams(recognition, found, True)
+    for pictures in zip(*(_pictures(each, seconds) for each in tracks.values()), strict=True):
+        for name, picture in zip(tracks, pictures, strict=True):
+            streams.take(Routed(name, picture), picture.t_ns)
+        streams.encode()
+        for batch in streams.due(pictures[0].t_ns):
+            streams.score(batch, pictures[0].t_ns)
+    return streams
+
+
+def test_faces_beyond_the_tracks_of_a_plan_are_left_out_and_counted(folder: Path) -> None:
+    """Each stream has one face for certain; what is left is for whoever comes first, and comes back."""
+    lobby = {track: (0.0, 1.0) for track in range(4)}
+    streams = _crowd(folder, {"lobby": lobby, "desk": {7: (0.5, 9), 8: (0.5, 9)}}, 1.0)
+    followed = {name: sorted(each._seen) for name, each in streams.recognisers.items()}
+    assert followed == {"lobby": [0, 1, 2], "desk": [7]}
+    lost = {name: each.stream.counts["face_without_track"] for name, each in streams.recognisers.items()}
+    assert lost == {"lobby": 30, "desk": 15}, "once a picture"
+
+    streams = _crowd(folder, {"lobby": lobby, "desk": {7: (0.5, 9), 8: (0.5, 9)}}, 3.0)
+    followed = {name: sorted(each._seen) for name, each in streams.recognisers.items()}
+    assert followed == {"lobby": [], "desk": [7, 8]}
+    for recogniser in streams.recognisers.values():
+        recogniser.expect(video=False, audio=False)
+    assert streams.newly_over() == ["lobby", "desk"]
+    recognition = streams.recognition
+    assert [recognition.take_slot() for _ in range(4)] == [2, 3, 4, 5], "all of them have come back"
+    with pytest.raises(
+        BackendError, match=r"^7 tracks are wanted, and this plan keeps 6 tracks: build .* 8\."
+    ):
+        recognition.take_slot()
+
+
+def _job(faces: int, *names: str) -> RecogniseJob:
+    return RecogniseJob(
+        endpoints=Endpoints("", ""),
+        streams=names,
+        bundle=None,
+        engine="auto",
+        rate_hz=Fraction(5),
+        max_wait_ns=80 * MS,
+        live=True,
+        faces=faces,
+    )
+
+
+@pytest.mark.parametrize(("faces", "names"), [(1, NAMES), (3, NAMES[:3])])
+def test_every_track_of_a_plan_can_be_a_streams(folder: Path, faces: int, names: tuple[str, ...]) -> None:
+    """Warming up takes none away, and streams with several faces leave room for one face each."""
+    bundle, job = load_bundle(folder), _job(faces, *names)
+    assert job.least_tracks == Scarce.tracks
+    made = _streams_of_a_run(
+        Recognition(bundle, Scarce(bundle)),
+        job,
+        {name: Start(EPOCH, True, True, True, name) for name in names},
+    )
+    for recogniser in made.recognisers.values():
+        recogniser.take(_pictures({0: (0, 1), 1: (0, 1), 2: (0, 1)}, 0.1)[0], EPOCH)
+        assert len(recogniser._seen) == (faces > 1)
+        assert recogniser.stream.counts["face_without_track"] == (2 if faces > 1 else 0)
+
+
+def test_a_plan_with_too_few_tracks_for_every_face_is_told_with_what_to_build(folder: Path) -> None:
+    bundle = load_bundle(folder)
+    recognition = Recognition(bundle, Scarce(bundle))
+    assert _scarce(recognition, _job(1, *NAMES)) is None
+    assert _scarce(recognition, _job(2, *NAMES[:2])) is None
+    said = _scarce(recognition, _job(5, *NAMES[:3]))
+    assert said is not None
+    assert said.startswith("18 tracks are wanted, and this plan keeps 6 tracks: build one for more with ")
+    assert "--max-streams 32; until then each stream has one face for certain" in said
 
 
 def test_the_earliest_end_goes_first_and_batches_have_a_limit(folder: Path) -> None:
