@@ -48,10 +48,11 @@ def choose(bundle: Bundle, engine: str = "auto", tracks: int = 1) -> Choice:
     """Open a back end of `ENGINES` for a bundle, or with "auto" the best one, that keeps so many tracks.
 
     "auto" takes TensorRT, else Inductor, where a plan of this bundle for this machine and for so many tracks
-    has been built: building one takes minutes, so that is left to `python -m engine.build`. Else it takes ONNX Runtime's CUDA
-    provider where that is installed, else the faster CPU engine. Where both of these are installed, it
-    measures them for two seconds once and keeps the result in the user's cache; OpenVINO has to be a tenth
-    faster, because it opens later and needs more memory. The reason says what was passed over, and why.
+    has been built: building one takes minutes, so that is left to `python -m engine.build`. Else it takes
+    ONNX Runtime's CUDA provider where that is installed, else the faster CPU engine. Where both of these are
+    installed, it measures them for two seconds once and keeps the result in the user's cache; OpenVINO has to
+    be a tenth faster, because it opens later and needs more memory. The reason says what was passed over, and
+    why.
 
     Raises ValueError for an unknown name, BackendError where the engine is missing or refuses.
     """

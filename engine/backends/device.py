@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.backends.device_flow import nothing_freed
 from engine.backends.layout import ALIGNMENT, MIB
 from engine.errors import BackendError
 from engine.types import UInt8
@@ -114,11 +115,12 @@ class Device:
         stream = calls.CUstream(self.handle)
         self.wait()
         mode = calls.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        _checked(calls, calls.cuStreamBeginCapture(stream, mode))
-        try:
-            work()
-        finally:
-            result, graph = calls.cuStreamEndCapture(stream)
+        with nothing_freed():
+            _checked(calls, calls.cuStreamBeginCapture(stream, mode))
+            try:
+                work()
+            finally:
+                result, graph = calls.cuStreamEndCapture(stream)
         _checked(calls, (result,))
         (made,) = _checked(calls, calls.cuGraphInstantiate(graph, 0))
         _checked(calls, calls.cuGraphDestroy(graph))

@@ -5,14 +5,18 @@ stream, with nothing that a CUDA graph could not capture. `find_flow` gives numb
 it can be had, else the reason why not; the back end then computes the flow on the host with OpenCV.
 """
 
+import contextlib
+import gc
 import importlib
+import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from engine.cuda.flow import CudaFlow
+from engine.cuda.flow import CudaFlow, absent
 from engine.errors import BackendError
 from engine.signals.flow import FlowParams
 
@@ -84,6 +88,22 @@ class NumbaFlow:
             # numba warns of grids that do not fill the device; small batches never do
             warnings.filterwarnings("ignore", message="Grid size")
             self._flow.launch(count, self._cuda.external_stream(stream), **arrays)
+
+
+@contextlib.contextmanager
+def nothing_freed() -> Iterator[None]:
+    """For the length of a capture no memory of the card is freed behind its back, which would spoil it: what
+    is unreachable goes before, no garbage is collected, and numba keeps what it would free."""
+    gc.collect()
+    collected = gc.isenabled()
+    numba = sys.modules.get("numba.cuda")
+    gc.disable()
+    try:
+        with contextlib.nullcontext() if numba is None or absent() else numba.defer_cleanup():
+            yield
+    finally:
+        if collected:
+            gc.enable()
 
 
 def find_flow(params: FlowParams, crop_size: int, most_pairs: int) -> tuple[DeviceFlow | None, str]:

@@ -113,6 +113,7 @@ class InductorBackend(CardBackend):
             self._window_model.close()
             self._programs.clear()
             del self._rings, self._means, self._flows
+            self._device_flow = None
 
     def _current(self) -> AbstractContextManager[None]:
         return self._device.current()

@@ -98,10 +98,10 @@ class Part:
         return np.array(self._last.fetched[name][:count])
 
     def close(self) -> None:
-        """Let the graphs go."""
+        """Let the graphs go, and the back end whose work they are."""
         self._done.wait()
         self._sizes = []
-        del self._last
+        del self._last, self._work
 
     def _at(self, batch: int) -> Size:
         layout, landed = Layout(self._fields, batch), {}

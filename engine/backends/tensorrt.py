@@ -82,6 +82,7 @@ class TensorRtBackend(CardBackend):
             self._device.wait()
             self._encoder.close()
             self._window_model.close()
+            self._device_flow = None
         self._device.close()
 
     def _current(self) -> AbstractContextManager[None]:

@@ -176,10 +176,11 @@ class Part:
         return target
 
     def close(self) -> None:
-        """Let graphs and contexts go."""
+        """Let graphs and contexts go, before their memory does, and the back end that prepares them."""
         for size in self._sizes:
             size.graph.close()
         self._sizes = []
+        del self._last, self._wiring
 
     def _fill(self, count: int, values: Arrays) -> Size:
         size = next(size for size in self._sizes if size.batch >= count)

@@ -7,13 +7,18 @@ nobody is offered it, since ONNX Runtime is faster there. This file knows nothin
 refuses leaves as a BackendError.
 """
 
+import ctypes
 import importlib
+import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engine.backends.device_flow import nothing_freed
 from engine.backends.layout import MIB
 from engine.errors import BackendError
 from engine.plans.store import Machine
@@ -34,7 +39,7 @@ class TorchDevice:
         self.torch = _torch()
         self._on_card = kind == "cuda"
         self.handle = 0
-        self.name, self.compute_capability, cuda = "processor", "none", "none"
+        self.name, self.compute_capability, driver = "processor", "none", "none"
         if self._on_card:
             _card(self.torch)
             self.name = str(self.torch.cuda.get_device_name(0))
@@ -42,13 +47,14 @@ class TorchDevice:
             self._stream = self.torch.cuda.Stream(0)
             self.handle = int(self._stream.cuda_stream)
             self._pool = self.torch.cuda.graph_pool_handle()
-            cuda = str(self.torch.version.cuda)
+            driver = _driver()
         self.device = self.torch.device("cuda", 0) if self._on_card else self.torch.device("cpu")
         self.machine = Machine(
             engine=f"inductor {self.torch.__version__}",
             device=self.name,
             compute_capability=self.compute_capability,
-            driver=cuda,
+            driver=driver,
+            host=_host(self.torch),
         )
 
     @contextmanager
@@ -133,9 +139,10 @@ class TorchDevice:
             if not self._on_card:
                 return work
             graph = self.torch.cuda.CUDAGraph()
-            with self.torch.cuda.graph(
+            held = self.torch.cuda.graph(
                 graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-            ):
+            )
+            with nothing_freed(), held:
                 work()
         replay: Callable[[], None] = graph.replay
         return replay
@@ -172,6 +179,28 @@ def _torch() -> Any:
     if not hasattr(torch.backends.cudnn, "conv"):
         raise BackendError(f"torch {torch.__version__} is too old, 2.9 or newer is needed: {INSTALL}.")
     return torch
+
+
+def _driver() -> str:
+    """The newest CUDA that the driver knows, as `engine.backends.device` has it; torch does not tell."""
+    version = ctypes.c_int()
+    try:
+        library = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        library.cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError) as error:
+        raise BackendError(f"No NVIDIA driver can be asked for its version ({error}).") from error
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def _host(torch: Any) -> str:
+    """The processor that a plan's host code is compiled for, and the vectors that it has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = (names or [platform.processor()])[0]
+    return f"{platform.machine()} {name} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _card(torch: Any) -> None:

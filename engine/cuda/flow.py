@@ -15,6 +15,8 @@ H100's 132 multiprocessors, each waiting for some 80 barriers and cached loads o
 below a millisecond by this reckoning. `benchmarks/flow.py` measures it where there is a GPU.
 """
 
+import contextlib
+import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,9 +40,46 @@ def absent() -> str | None:
     """Why there is no flow on a GPU here, in one sentence; None where there is."""
     try:
         from numba import cuda
-    except ImportError:
+    except ModuleNotFoundError:
         return 'numba is not installed: pip install -e ".[gpu]"'
-    return None if cuda.is_available() else "numba finds no NVIDIA GPU with a driver here"
+    except (ImportError, OSError) as error:
+        return f"numba cannot be loaded ({_first_line(error)})"
+    try:
+        return None if cuda.is_available() else "numba finds no NVIDIA GPU with a driver here"
+    except _refusals() as error:
+        return f"numba cannot use what it finds of CUDA ({_first_line(error)})"
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What numba raises where CUDA's libraries are missing, or do not fit the driver or the code.
+
+    Which of these classes there are is a matter of its version.
+    """
+    from numba.core.errors import NumbaError
+
+    found: list[type[Exception]] = [NumbaError, ImportError, OSError, NotImplementedError]
+    names = {
+        "numba.cuda.cudadrv.error": (
+            "CudaDriverError",
+            "CudaRuntimeError",
+            "NvvmError",
+            "NvrtcError",
+            "CCSupportError",
+        ),
+        "numba.cuda.cudadrv.driver": ("LinkerError",),
+        "cuda.pathfinder": ("DynamicLibNotFoundError", "BitcodeLibNotFoundError", "StaticLibNotFoundError"),
+        "cuda.core._utils.cuda_utils": ("CUDAError", "NVRTCError"),
+    }
+    for module, classes in names.items():
+        with contextlib.suppress(ImportError):
+            loaded = importlib.import_module(module)
+            found += [getattr(loaded, name) for name in classes if hasattr(loaded, name)]
+    return tuple(found)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
 
 
 class _LevelSteps:
@@ -99,7 +138,8 @@ class CudaFlow:
     size) float32, as `Flow.pair` gives it: device arrays of numba's, to be filled and read by whoever likes.
     One object serves one stream at a time: two calls in flight would share buffers.
 
-    Raises BackendError where there is no GPU or not enough of its memory, ValueError where `levels` does.
+    Raises BackendError where there is no GPU, not enough of its memory, or numba cannot compile for it,
+    ValueError where `levels` does.
     """
 
     def __init__(
@@ -110,24 +150,37 @@ class CudaFlow:
         found = levels(crop_size, self.params)
         if (why := absent()) is not None:
             raise BackendError(f"Flow on the GPU cannot be used: {why}.")
-        from numba import cuda
-        from numba.cuda.cudadrv.driver import CudaAPIError
+        try:
+            self._allocate(found)
+        except _refusals() as error:
+            what = f"The GPU has no room for the flow of {most_pairs} pairs"
+            raise BackendError(f"{what}, or CUDA does not run here: {_first_line(error)}.") from error
+        try:
+            self._compile(found)
+        except _refusals() as error:
+            raise BackendError(
+                f"numba cannot compile the flow for this GPU ({_first_line(error)}): it needs NVVM and the "
+                'runtime of a CUDA that the driver knows, pip install -e ".[gpu]".'
+            ) from error
 
-        from engine.cuda import kernels
+    def _allocate(self, found: Sequence[Level]) -> None:
+        from numba import cuda
 
         self._cuda = cuda
-        size = self.params.size
-        try:
-            self.previous = cuda.device_array((most_pairs, crop_size, crop_size), np.uint8)
-            self.crop = cuda.device_array((most_pairs, crop_size, crop_size), np.uint8)
-            self.gap_ns = cuda.device_array(most_pairs, np.int64)
-            self.speed = cuda.device_array((most_pairs, 2, size, size), np.float32)
-            self.steps = [_LevelSteps(level, self.params, most_pairs) for level in found]
-        except CudaAPIError as error:
-            raise BackendError(f"The GPU has no room for the flow of {most_pairs} pairs: {error}.") from error
+        most_pairs, crop_size, size = self.most_pairs, self.crop_size, self.params.size
+        self.previous = cuda.device_array((most_pairs, crop_size, crop_size), np.uint8)
+        self.crop = cuda.device_array((most_pairs, crop_size, crop_size), np.uint8)
+        self.gap_ns = cuda.device_array(most_pairs, np.int64)
+        self.speed = cuda.device_array((most_pairs, 2, size, size), np.float32)
+        self.steps = [_LevelSteps(level, self.params, most_pairs) for level in found]
+
+    def _compile(self, found: Sequence[Level]) -> None:
+        """And load everything, so that a graph can be captured at the first call."""
+        from engine.cuda import kernels
+
         self._shrink = [kernels.shrink_kernel(level.halvings, level.side) for level in found[-1:]]
         self._shrink += [kernels.shrink_kernel(1, level.side) for level in found[-2::-1]]
-        self._deliver = kernels.deliver_kernel(found[-1].side, crop_size, size)
+        self._deliver = kernels.deliver_kernel(found[-1].side, self.crop_size, self.params.size)
         self._warm_up()
 
     def launch(
@@ -197,7 +250,7 @@ class CudaFlow:
         return found
 
     def _warm_up(self) -> None:
-        """Compile and load everything, so that a graph can be captured at the first call."""
+        """The first launch of a kernel compiles it."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Grid size")
             self.launch(1)

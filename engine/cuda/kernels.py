@@ -6,11 +6,13 @@ pixel, and neighbours in a row lie side by side in memory; in the search a threa
 that the eight lanes of a patch read eight bytes beside each other, and a patch's sums meet in shared memory
 with one barrier an iteration. Everything that a pair touches stays in the caches.
 
-It knows nothing of buffers, streams or time. What the steps compute is `cv2.DISOpticalFlow`'s, after
-Kroeger and others (ECCV 2016); NumPy literals keep all of it in float32. Results are written in place.
+A kernel is compiled once for all that ask for the same one. It knows nothing of buffers, streams or time.
+What the steps compute is `cv2.DISOpticalFlow`'s, after Kroeger and others (ECCV 2016); NumPy literals
+keep all of it in float32. Results are written in place.
 """
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -48,6 +50,7 @@ def _between(plane: Array, y: Any, x: Any) -> Any:
 between = cuda.jit(device=True)(_between)
 
 
+@cache
 def shrink_kernel(halvings: int, side: int) -> Kernel:
     """(previous, crop (N, S, S) uint8) -> before, after (N, side, side) uint8, by area.
 
@@ -82,6 +85,7 @@ def shrink_kernel(halvings: int, side: int) -> Kernel:
     return cuda.jit(shrink)
 
 
+@cache
 def slopes_kernel(side: int) -> Kernel:
     """before -> slope (N, 2, side, side) float32: Sobel's, x then y; borders mirrored without the edge."""
     last = side - 1
@@ -102,6 +106,7 @@ def slopes_kernel(side: int) -> Kernel:
     return cuda.jit(slopes)
 
 
+@cache
 def sums_kernel(level: Level, params: FlowParams) -> Kernel:
     """slope -> total (N, 5, n, n) float32: of each patch xx, yy, xy, x, y."""
     count, size, stride = level.patches, params.patch_size, params.patch_stride
@@ -128,6 +133,7 @@ def sums_kernel(level: Level, params: FlowParams) -> Kernel:
     return cuda.jit(sums)
 
 
+@cache
 def grow_kernel(side: int) -> Kernel:
     """The coarser level's flow (N, 2, side / 2, side / 2) -> start (N, 2, side, side), twice as long."""
 
@@ -177,6 +183,7 @@ def _column_of(side: int, size: int) -> Kernel:
     return cuda.jit(device=True)(column)
 
 
+@cache
 def search_kernel(level: Level, params: FlowParams) -> Kernel:
     """before, after, slope, total, start -> sparse (N, 2, n, n) float32: where each patch went.
 
@@ -235,6 +242,7 @@ def search_kernel(level: Level, params: FlowParams) -> Kernel:
     return cuda.jit(search)
 
 
+@cache
 def blend_kernel(level: Level, params: FlowParams) -> Kernel:
     """before, after, sparse -> flow (N, 2, side, side): of the patches over a pixel, each by its fit.
 
@@ -266,6 +274,7 @@ def blend_kernel(level: Level, params: FlowParams) -> Kernel:
     return cuda.jit(blend)
 
 
+@cache
 def deliver_kernel(side: int, crop_size: int, size: int) -> Kernel:
     """flow (N, 2, side, side), gap_ns (N,) int64 -> speed (N, 2, size, size) float32, crop pixels a second.
 

@@ -12,6 +12,7 @@ of it in float32. Results are written in place.
 """
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,7 @@ def _for_own_pixels(step: Kernel, side: int) -> Kernel:
     return cuda.jit(device=True)(run)
 
 
+@cache
 def refine_kernel(side: int, params: FlowParams) -> Kernel:
     """before, after, blended, work (N, PLANES, side, side) -> flow (N, 2, side, side), `blended` refined.
 

@@ -24,6 +24,8 @@ from engine.errors import BackendError
 from engine.plans.programs import OnnxProgram
 from engine.plans.toolkit import lent, need_compiler
 
+REFUSALS = (RuntimeError, OSError, ValueError, TypeError, AssertionError, AttributeError, LookupError)
+"""What torch's compiler raises where it meets what it does not know: its own mistakes, too."""
 LARGEST_EXAMPLE = 64
 """Rows of the example that a part is exported with: kernels are laid out for about that many."""
 
@@ -83,10 +85,9 @@ def compile_part(
             return Path(made).read_bytes()
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, OSError, ValueError) as error:
-        raise BackendError(
-            f"torch {torch.__version__} cannot compile the {name} graph: {first_line(error)}."
-        ) from error
+    except REFUSALS as error:
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise BackendError(f"torch {torch.__version__} cannot compile the {name} graph: {why}.") from error
 
 
 def _lent(device: TorchDevice) -> AbstractContextManager[None]:

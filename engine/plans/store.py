@@ -31,12 +31,14 @@ Watch = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What compiled code depends on. engine: name and version; driver: the CUDA version that it brings."""
+    """What compiled code depends on. engine: name and version; driver: the newest CUDA version that it knows;
+    host: the processor, where a plan holds code for it."""
 
     engine: str
     device: str
     compute_capability: str
     driver: str
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class PlanKey:
     driver: str
     precision: str
     largest_batch: int
+    host: str = ""
 
     @property
     def machine(self) -> Machine:
@@ -199,9 +202,12 @@ def _age(file: Path) -> float:
 
 def _differs(built: Machine, here: Machine) -> str:
     """What a plan was built for and what is here, named where they differ."""
-    words = {"compute_capability": "compute capability ", "driver": "a driver for CUDA "}
+    words = {"compute_capability": "compute capability ", "driver": "a driver for CUDA ", "host": "host "}
     pairs = [
-        (f"{words.get(field.name, '')}{getattr(built, field.name)}", f"{getattr(here, field.name)}")
+        (
+            f"{words.get(field.name, '')}{getattr(built, field.name) or '(unnamed)'}",
+            f"{getattr(here, field.name)}",
+        )
         for field in fields(Machine)
         if getattr(built, field.name) != getattr(here, field.name)
     ]

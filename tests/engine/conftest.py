@@ -12,6 +12,7 @@ from small_bundle import write_bundle
 
 from engine.backends.base import GraphBackend
 from engine.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
+from engine.errors import BackendError
 
 
 @pytest.fixture(scope="session")
@@ -84,12 +85,18 @@ def processor(monkeypatch: pytest.MonkeyPatch, plans: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(plans))
 
 
-@pytest.fixture(params=["onnx", "openvino", *STAND_INS])
-def engine(request: pytest.FixtureRequest) -> str:
-    """The name of each engine: those for CPUs that are installed, and those for cards as their stand-ins."""
+@pytest.fixture(params=["onnx", "openvino", "onnx-cuda", *STAND_INS])
+def engine(request: pytest.FixtureRequest, small: Bundle) -> str:
+    """The name of each engine: those for CPUs that are installed, ONNX Runtime's CUDA provider where it opens
+    on a card, and those that run plans as their stand-ins."""
     name: str = request.param
     if name in STAND_INS:
         request.getfixturevalue(STAND_INS[name])
+    elif name == "onnx-cuda":
+        try:
+            opened(small, name)
+        except BackendError as error:
+            pytest.skip(str(error))
     else:
         pytest.importorskip({"onnx": "onnxruntime", "openvino": "openvino"}[name])
     return name

@@ -195,9 +195,10 @@ def test_a_plan_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_every_part_of_the_key_counts() -> None:
     changes = {"bundle": "x", "engine": "x 1", "device": "x", "compute_capability": "8.6", "driver": "12.8"}
+    changes["host"] = "x86_64 of another kind"
     names = {plan(**{name: value}).key.file_name for name, value in changes.items()}
     names |= {plan(precision="fp16").key.file_name, plan(largest_batch=3).key.file_name, plan().key.file_name}
-    assert len(names) == 8
+    assert len(names) == 9
 
 
 @pytest.mark.parametrize("keep", [0, 10, 30, 200, 600, 1300, -1])
@@ -249,6 +250,7 @@ def test_the_plan_built_last_for_this_machine_is_taken(tmp_path: Path, small: Bu
         ("device", "A100", r"built for H100 \(here is A100\)"),
         ("engine", "tensorrt 10.16.1.11", r"built for tensorrt 11\.4\.0\.106 \(here is tensorrt 10\.16"),
         ("driver", "12.9", r"built for a driver for CUDA 13\.0 \(here is 12\.9\)"),
+        ("host", "aarch64 of one kind", r"built for host \(unnamed\) \(here is aarch64 of one kind\)"),
     ],
 )
 def test_a_plan_of_another_machine_is_told_apart(

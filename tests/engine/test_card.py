@@ -3,8 +3,10 @@
 The fidelity tests run on them too; what is an engine's own is in its own file.
 """
 
+import gc
 import re
 import sys
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -98,6 +100,21 @@ def test_streams_beyond_the_tracks_are_refused_before_the_card_is_asked(
         Stream(recognition)
     streams[1].close()
     assert Stream(recognition).slot == 1
+
+
+def test_what_is_closed_holds_neither_flow_nor_graphs(backend: CardBackend, small: Bundle) -> None:
+    """A graph, or a context of TensorRT, must not outlive the memory that it works in."""
+    other = opened(small, backend.name)
+    assert isinstance(other, CardBackend)
+    parts = [other._encoder, other._window_model]  # type: ignore[attr-defined]
+    left = [weakref.ref(size) for part in parts for size in part._sizes]
+    assert len(left) == 6
+    gc.disable()
+    try:
+        other.close()
+        assert {each() for each in left} == {None}
+    finally:
+        gc.enable()
 
 
 def test_what_an_earlier_batch_left_behind_is_never_read(backend: CardBackend, small: Bundle) -> None:

@@ -77,6 +77,20 @@ def test_opencvs_flow_with_other_settings(change: dict[str, Any]) -> None:
     close(CudaFlow(params, most_pairs=DISTINCT).pairs(*given), given, params)
 
 
+def test_the_error_against_known_warps_is_opencvs() -> None:
+    params, count = FlowParams(), 64
+    previous, crop, truth = (
+        np.stack(each) for each in zip(*(warped(n, 112) for n in range(count)), strict=True)
+    )
+    truth = truth.reshape(count, 2, params.size, 2, params.size, 2).mean((3, 5))  # as fine as the flow
+    ours = CudaFlow(params, most_pairs=count).pairs(previous, crop, np.full(count, SECOND_NS))
+    opencv = Flow(params)
+    theirs = np.stack([opencv.pair(*pair, SECOND_NS) for pair in zip(previous, crop, strict=True)])
+    errors = [np.linalg.norm(found - truth, axis=1).mean() for found in (ours, theirs)]
+    assert errors[1] < 1.0  # the warps are what they are said to be
+    assert errors[0] == pytest.approx(errors[1], rel=0.02)
+
+
 def test_a_small_batch_leaves_the_rest_alone() -> None:
     flow, given = CudaFlow(most_pairs=4), batch(4)
     before = flow.pairs(*given)

@@ -55,9 +55,15 @@ def test_the_error_against_the_truth_is_opencvs() -> None:
     assert np.mean(ours) == pytest.approx(np.mean(theirs), rel=0.02)
 
 
-@pytest.mark.parametrize("clip", ["grid_bbaf2n.mpg", "tv_3.mp4", "smile.mp4"])
+CLIPS = [
+    *(f"media/{name}" for name in ("grid_bbaf2n.mpg", "tv_3.mp4", "smile.mp4")),
+    *(f"data/real_faces_dev/{name}_01.mp4" for name in ("01-01-01", "01-04-05", "03-02-04")),
+]
+
+
+@pytest.mark.parametrize("clip", CLIPS)
 def test_faces_of_real_clips(clip: str) -> None:
-    file = SHARED / "media" / clip
+    file = SHARED / clip
     if not file.is_file():
         pytest.skip(f"{clip} is not at hand")
     finder, _ = load_finder(face_model=YUNET, offline=True)

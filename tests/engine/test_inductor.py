@@ -4,12 +4,17 @@
 compiles for real, on the processor, where it is asked for: that takes minutes.
 """
 
+import ctypes
+import gc
 import os
+import platform
 import sys
+import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +23,7 @@ from opened_engines import opened
 from test_backends import faces, window_at
 
 import engine.backends
-from engine.backends import choose
+from engine.backends import choose, torch_device
 from engine.backends.inductor import InductorBackend, encoder_fields, open_plan, window_fields
 from engine.backends.onnx import OnnxBackend
 from engine.build import main
@@ -223,6 +228,76 @@ def test_flow_made_where_the_crops_are_gives_the_same_scores(processor: None, sm
     with np.load(small.parity) as samples:
         tokens = [each.encode(samples["crop"], samples["flow"]) for each in (backend, other)]
     assert np.array_equal(tokens[0][1], tokens[1][1])
+
+
+def test_what_is_closed_is_let_go_at_once(processor: None, small: Bundle) -> None:
+    """The collector would free what is on the card when it likes, also while a graph is captured."""
+    from inductor_standin import MemoryFlow
+
+    first, flow = opened(small, "inductor"), MemoryFlow(Flow(small.flow).pair)
+    assert isinstance(first, InductorBackend)
+    backend = InductorBackend(small, first.key, first._programs, first._device, (flow, "flow on the card"))
+    left = [weakref.ref(flow), weakref.ref(backend)]
+    gc.collect()
+    gc.disable()
+    try:
+        backend.close()
+        del flow
+        assert left[0]() is None
+        del backend
+        assert left[1]() is None
+    finally:
+        gc.enable()
+
+
+def test_nothing_is_collected_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    device, states = TorchDevice("cpu"), []
+    graph = SimpleNamespace(replay=lambda: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda *given, **named: nullcontext())
+    device._on_card, device._pool = True, None
+    device._stream = SimpleNamespace(synchronize=lambda: None)
+    assert device.capture(lambda: states.append(gc.isenabled())) is graph.replay
+    assert states == [True, True, False]
+    assert gc.isenabled()
+
+
+def test_an_update_of_the_driver_or_another_processor_is_another_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert platform.machine() in TorchDevice("cpu").machine.host
+
+    def tell(version: Any) -> int:
+        version._obj.value = 13010
+        return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(cuDriverGetVersion=tell))
+    assert torch_device._driver() == "13.1"
+
+    def refuse(name: str) -> None:
+        raise OSError(f"{name}: no such file")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    with pytest.raises(BackendError, match="No NVIDIA driver can be asked for its version"):
+        torch_device._driver()
+
+
+@pytest.mark.parametrize("error", [AssertionError(), KeyError("s0"), AttributeError("no 'meta'")])
+def test_what_torchs_compiler_trips_over_is_told_in_a_sentence(
+    small: Bundle, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    import torch
+
+    def refuse(*given: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr("engine.plans.inductor_build.need_compiler", lambda: None)
+    monkeypatch.setattr(torch.export, "export", refuse)
+    graph = part_graphs(small, "fp32", 2)["encoder"]
+    with pytest.raises(BackendError, match=rf"cannot compile the encoder graph: {type(error).__name__}"):
+        compile_part(small, TorchDevice("cpu"), "encoder", graph, 2)
 
 
 def test_convolutions_are_exact_for_the_time_being(processor: None) -> None:
