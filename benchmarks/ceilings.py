@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import JsonMap, gpu
+from engine.errors import BackendError
 
 SIDE, GPU_SIDE = 1024, 8192
 COPY_BYTES, GPU_COPY_BYTES = 256 * 2**20, 2 * 2**30
@@ -29,7 +30,7 @@ def ceilings(seconds: float = 1.0, scale: float = 1.0) -> JsonMap:
     for name, make in (("onnx", _onnx), ("openvino", _openvino), ("torch", _torch)):
         try:
             found[name] = _product(make(side), side, seconds)
-        except ImportError:
+        except (ImportError, BackendError):  # the package, or what the engine says in its place
             continue
     found["copy"] = _copied(_numpy_copy(int(COPY_BYTES * scale)), int(COPY_BYTES * scale), seconds)
     if gpu() is not None:
@@ -121,6 +122,7 @@ def _on_the_gpu(seconds: float) -> JsonMap:
     for name, dtype, precision in (
         ("fp32", torch.float32, "highest"),
         ("tf32", torch.float32, "high"),
+        ("fp16", torch.float16, "highest"),
         ("bf16", torch.bfloat16, "highest"),
     ):
         torch.set_float32_matmul_precision(precision)

@@ -4,14 +4,17 @@ Eager torch with tokens kept, eager torch that computes each window anew, and on
 knows nothing of measuring. Data leaves it as open back ends.
 """
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks.eager import AbsentEngineError, AnewBackend, TorchBackend
-from engine.backends import ENGINES, Backend, choose
+from engine.backends import ENGINES, PLANNERS, Backend, choose
 from engine.backends.base import Answers
+from engine.backends.card import CardBackend
+from engine.backends.onnx import available_providers, without_cuda
 from engine.bundle import Bundle
 from engine.errors import BackendError
 from engine.types import Face
@@ -19,16 +22,27 @@ from engine.window import Window
 
 TORCH, ANEW, NOTHING = "torch", "anew", "nothing"
 CPU_ENGINES = ("onnx", "openvino")
+PACKAGES = {"openvino": "openvino", TORCH: "torch", ANEW: "torch"}
 EAGER = {TORCH: TorchBackend, ANEW: AnewBackend}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Opened:
-    """A back end and a word about it. on_gpu: it computes there, or may."""
+    """A back end and a word about it. on_gpu: it computes there, or may.
+
+    precision: of its products, as the ceilings are named. tracks: the most it serves, where that is bounded.
+    """
 
     backend: Backend
     note: str
     on_gpu: bool
+    precision: str = "fp32"
+
+    @property
+    def tracks(self) -> int | None:
+        """Most streams that it serves, where it has such a bound."""
+        found = getattr(self.backend, "largest_batch", None)
+        return None if found is None else int(found)
 
 
 class NothingBackend:
@@ -66,18 +80,26 @@ def open_engine(name: str, bundle: Bundle) -> Opened:
     if name in EAGER:
         device = "cuda" if gpu_there() else "cpu"
         backend = EAGER[name](bundle, device)
-        return Opened(backend, f"eager torch on {device}, {backend.flow}", device != "cpu")
+        on_gpu = device != "cpu"
+        # Torch rounds what goes into its convolutions there, unless it is told not to.
+        precision = "tf32" if on_gpu else "fp32"
+        return Opened(backend, f"eager torch on {device}, {backend.flow}", on_gpu, precision)
     try:
         choice = choose(bundle, name)
     except BackendError as error:
         raise AbsentEngineError(str(error)) from error
-    return Opened(choice.backend, choice.reason, name not in CPU_ENGINES)
+    precision = choice.backend.key.precision if isinstance(choice.backend, CardBackend) else "fp32"
+    return Opened(choice.backend, choice.reason, name not in CPU_ENGINES, precision)
 
 
-def largest(backend: Backend) -> int | None:
-    """Most streams that a back end serves, where it has such a bound."""
-    found = getattr(backend, "largest_batch", None)
-    return None if found is None else int(found)
+def absent(name: str) -> bool:
+    """True where an engine plainly cannot be had here; False promises nothing. It opens none."""
+    if name == "onnx-cuda":
+        return without_cuda(available_providers()) is not None
+    if name in PLANNERS and not gpu_there():
+        return True
+    package = {**PLANNERS, **PACKAGES}.get(name)
+    return package is not None and importlib.util.find_spec(package) is None
 
 
 def gpu_there() -> bool:

@@ -20,7 +20,7 @@ if __package__ is None or __package__ == "":
 import cv2
 import numpy as np
 
-from benchmarks.machine import add_shared, head, one_thread
+from benchmarks.machine import add_shared, head, keep, one_thread
 from benchmarks.pairs import faces_of, warped
 from benchmarks.sheet import Sheet
 from engine.bundle import load_bundle
@@ -56,21 +56,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     one_thread()
     try:
-        report = head("flow", options, ("faces", "quick"), needs_finder=options.media is not None)
+        words = "" if options.media else "Faces: none; warped textures."
+        report = head("flow", options, ("faces", "quick"), faces=words)
         params = load_bundle(options.bundle).flow
     except De3Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     report["gpu"] = gpu_name() or {"left_out": absent()}
-    report["error"] = list(errors(params, sets(options)))
-    report["time"] = list(times(params, options.quick))
+    rows = {"time": times(params, options.quick), "error": errors(params, sets(options))}
+    for name, each in rows.items():
+        report[name] = []
+        for row in each:
+            report[name].append(row)
+            keep(report, options)
     machine = report["machine"]
     print(f"{machine['cpu']}, {machine['cores']} cores; load average {machine['load_average'][0]}")
     print(f"GPU: {gpu_name() or absent()}")
     for table in (error_table(report["error"]), time_table(report["time"])):
         print(f"\n{table.text()}")
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
     return 0
 

@@ -10,14 +10,15 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 if __package__ is None or __package__ == "":
     sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs from anywhere, installed or not
 
-from benchmarks.engines import ANEW, CPU_ENGINES, NOTHING, TORCH, names
+from benchmarks.engines import ANEW, CPU_ENGINES, NOTHING, TORCH, absent, names
 from benchmarks.gpu_facts import FACTS
 from benchmarks.machine import JsonMap, cores, describe, gpu, one_thread
 from benchmarks.parts import Outcome, run_part, run_tests
@@ -25,15 +26,18 @@ from benchmarks.sheet import Sheet, machine_lines
 
 TOTAL_S = 460.0
 SHARES_S = {
-    "build": 80, "tests": 70, "throughput": 120, "processes": 50, "roofline": 60, "flow": 35, "peers": 45
+    "tests": 50, "build": 160, "throughput": 110, "processes": 40, "roofline": 35, "flow": 20, "peers": 30,
+    "plans": 15,
 }  # fmt: skip
-"""What each part may take, in the order they run; what one leaves over goes to those after it."""
+"""What each part may take, in the order they run; what one leaves over goes to those after it. `plans` are
+the tests that compile plans of their own, in what is left."""
 SCRIPTS = {"processes": "throughput"}
 """Of the parts that are not called as their script is."""
 BUILT = "inductor"
 STREAMS = 1024
-PROCESSES, TRIED = 4, "250,500,1000,1500"
-"""One card shared by so many recogniser processes with the engine that was built, and how many streams."""
+PROCESSES, TRIED = 4, "1000,1500,500,250"
+"""One card shared by so many recogniser processes with the engine that was built, and how many streams; what
+matters most comes first, as the time may not do for all."""
 TRIAL_S, SPARE_S = 3.0, 10.0
 HERE = Path(__file__).parent
 
@@ -67,34 +71,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     report: JsonMap = {"benchmark": "gpu_check", "machine": {**describe(), "gpu": card}}
     report["options"] = {name: getattr(options, name) for name in ("seconds", "streams", "precision", "cpu")}
-    outcomes = run_all(options)
-    report["parts"] = {name: outcome.figures() for name, outcome in outcomes.items()}
-    table = short(outcomes)
-    (options.out / "gpu_check.json").write_text(json.dumps(report, indent=1) + "\n")
-    (options.out / "gpu_check.md").write_text(page(report, table, outcomes))
-    print("\n".join([*machine_lines(report), "", table.text()]))
+    outcomes: dict[str, Outcome] = {}
+    for name, outcome in parts(options):  # written after each: whoever ends this early keeps what there is
+        outcomes[name] = outcome
+        report["parts"] = {each: outcomes[each].figures() for each in outcomes}
+        (options.out / "gpu_check.json").write_text(json.dumps(report, indent=1) + "\n")
+        (options.out / "gpu_check.md").write_text(page(report, short(outcomes), outcomes))
+    print("\n".join([*machine_lines(report), "", short(outcomes).text()]))
     return int(any(outcome.state not in ("ok", "left out") for outcome in outcomes.values()))
 
 
-def run_all(options: argparse.Namespace) -> dict[str, Outcome]:
+def parts(options: argparse.Namespace) -> Iterator[tuple[str, Outcome]]:
     """The parts in their order, each with its share of the time that is left."""
     wanted = [name for name in SHARES_S if name in (options.part or SHARES_S)]
     ends = time.monotonic() + options.seconds
-    outcomes: dict[str, Outcome] = {}
     with TemporaryDirectory(prefix="de3-bench-") as folder:
         for place, name in enumerate(wanted):
             share = SHARES_S[name] / sum(SHARES_S[each] for each in wanted[place:])
             limit_s = share * (ends - time.monotonic())
             print(f"{name}: up to {limit_s:.0f} s", file=sys.stderr)
-            outcomes[name] = _run(name, limit_s, Path(folder), options)
-            print(f"{name}: {outcomes[name].state}, {outcomes[name].seconds:.0f} s", file=sys.stderr)
-    return outcomes
+            outcome = _run(name, limit_s, Path(folder), options)
+            print(f"{name}: {outcome.state}, {outcome.seconds:.0f} s", file=sys.stderr)
+            yield name, outcome
 
 
 def _run(name: str, limit_s: float, folder: Path, options: argparse.Namespace) -> Outcome:
     bundle = [] if options.bundle is None else ["--bundle", str(options.bundle.resolve())]
-    if name == "tests":
-        return run_tests(limit_s, folder, needs_gpu=not options.cpu)
+    if name in ("tests", "plans"):
+        return run_tests(limit_s, folder, needs_gpu=not options.cpu, plans=name == "plans")
     if name == "build":
         from engine.build import ENGINES
 
@@ -104,7 +108,17 @@ def _run(name: str, limit_s: float, folder: Path, options: argparse.Namespace) -
         command += ["--precision", options.precision]
     else:
         command = [str(HERE / f"{SCRIPTS.get(name, name)}.py"), *_flags(name, limit_s, options), "--offline"]
-    return run_part(name, [sys.executable, *command, *bundle], limit_s, folder)
+        command += ["--json", str(folder / f"{name}.json")]
+    outcome = run_part(name, [sys.executable, *command, *bundle], limit_s, folder)
+    return outcome if options.cpu else judged(outcome)
+
+
+def judged(outcome: Outcome) -> Outcome:
+    """A part that went well without the engine that was built for it has failed."""
+    engines = outcome.report.get("engines") or outcome.report.get("ours") or {}
+    if outcome.state == "ok" and (why := engines.get(BUILT, {}).get("left_out")):
+        return replace(outcome, state="failed", why=f"{BUILT} was left out: {why}")
+    return outcome
 
 
 def _flags(name: str, limit_s: float, options: argparse.Namespace) -> list[str]:
@@ -124,14 +138,19 @@ def _flags(name: str, limit_s: float, options: argparse.Namespace) -> list[str]:
         engines = [engine for engine in on_gpus() if engine not in ("onnx", ANEW)]
         flags += [word for engine in (*engines, TORCH) for word in ("--engine", engine)]
     if name == "peers":
-        flags += ["--network", "B0"] if options.cpu else ["--engine", "torch"]
+        runners = ["torch"] if options.cpu else ["torch", BUILT]
+        flags += [word for engine in runners for word in ("--engine", engine)]
+        flags += ["--network", "B0"] if options.cpu else []
+        flags += ["--budget", f"{max(limit_s - SPARE_S, 1):.0f}"]
     return flags
 
 
 def on_gpus() -> list[str]:
-    """What to measure on a GPU: the engines that compute there, and what they are compared with."""
+    """What to measure on a GPU: the engines that compute there and may be had, the one that is built here in
+    any case, and what they are compared with."""
     others = (*CPU_ENGINES, TORCH, ANEW, NOTHING)
-    return [*(name for name in names() if name not in others), "onnx", ANEW, NOTHING]
+    found = [name for name in names() if name not in others and (name == BUILT or not absent(name))]
+    return [*found, "onnx", ANEW, NOTHING]
 
 
 def short(outcomes: dict[str, Outcome]) -> Sheet:

@@ -5,13 +5,14 @@ It knows nothing of how they came about. Data leaves it as rows: what, figure, t
 
 from collections.abc import Callable, Iterator
 
-from benchmarks.engines import ANEW, CPU_ENGINES, NOTHING
+from benchmarks.engines import ANEW, CPU_ENGINES, NOTHING, absent
 from benchmarks.machine import JsonMap
 from benchmarks.sheet import number
 
 Row = tuple[str, str, str]
 PAIRS = 256
 WANTED_STREAMS, WANTED_MS, WANTED_RATIO = 1000, 1.5, 20.0
+REASON = 140
 
 
 def of_tests(report: JsonMap) -> Iterator[Row]:
@@ -25,12 +26,12 @@ def of_tests(report: JsonMap) -> Iterator[Row]:
 
 def of_flow(report: JsonMap) -> Iterator[Row]:
     """Difference from OpenCV's, and the time of a batch."""
-    for row in report["error"]:
+    for row in report.get("error", []):
         for who in (who for who in ("gpu", "reference") if who in row):
             figures = f"{row[who]['mean_px']:.4f} px, {row[who]['p99_px']:.4f} px"
             yield f"{row['set']}, {who}: mean, p99 off OpenCV's", figures, "0.05, 0.5"
             break
-    for row in report["time"]:
+    for row in report.get("time", []):
         if row["size"] != 112 or row["pairs"] not in (1, 4, PAIRS, 512):
             continue
         gpu = {how: each["p50"] for how, each in row.get("gpu_ms", {}).items()}
@@ -41,53 +42,72 @@ def of_flow(report: JsonMap) -> Iterator[Row]:
 
 def of_throughput(report: JsonMap) -> Iterator[Row]:
     """Streams and latency by engine; streams by those of the eager network that computes windows anew."""
-    engines = report["engines"]
+    engines = report.get("engines", {})
+    yield from _planned(engines)
     for name, case in engines.items():
-        if "left_out" in case:
-            yield name, "left out", ""
+        target = str(WANTED_STREAMS) if name not in (ANEW, NOTHING, *CPU_ENGINES) else ""
+        if case.get("device_a_stream_kib") is not None:
+            yield f"{name}: GPU memory a stream", f"{case['device_a_stream_kib']:.0f} KiB", ""
         for key in (key for key in case if key.startswith("processes_")):
             run, anew = case[key], engines.get(ANEW, {}).get(key, {})
-            target = str(WANTED_STREAMS) if name not in (ANEW, NOTHING, *CPU_ENGINES) else ""
             where = "" if key == "processes_1" else f" in {key.removeprefix('processes_')} processes"
             yield f"{name}: streams sustained{where}", str(run["most_streams"]), target
             one = (run["one_stream"] or {}).get("latency_ms", {}).get("p50")
             if one is not None:
                 yield f"{name}: one stream, p50", f"{one:.2f} ms", f"{WANTED_MS} ms" if target else ""
-            if name not in (ANEW, NOTHING) and anew.get("most_streams"):
-                ratio = run["most_streams"] / anew["most_streams"]
-                yield (
-                    f"{name}: times the streams of {ANEW}",
-                    f"{ratio:.1f}",
-                    f"{WANTED_RATIO:g}" if target else "",
-                )
-            elif name not in (ANEW, NOTHING) and anew.get("stream_second_ms") and run["stream_second_ms"]:
-                ratio = anew["stream_second_ms"]["busy"] / run["stream_second_ms"]["busy"]
-                yield f"{name}: cost of {ANEW} by its own, a stream", f"{ratio:.1f}", ""
+            if name not in (ANEW, NOTHING):
+                yield from _beside_anew(name, run, anew, f"{WANTED_RATIO:g}" if target else "")
         if "broke" in case:
-            yield f"{name} broke off", case["broke"][:100], ""
+            yield f"{name} broke off", case["broke"][:REASON], ""
+
+
+def _beside_anew(name: str, run: JsonMap, anew: JsonMap, target: str) -> Iterator[Row]:
+    """The ratio of streams, or where `anew` holds none, of costs."""
+    if anew.get("most_streams"):
+        yield (
+            f"{name}: times the streams of {ANEW}",
+            f"{run['most_streams'] / anew['most_streams']:.1f}",
+            target,
+        )
+    elif anew.get("stream_second_ms") and run["stream_second_ms"]:
+        ratio = anew["stream_second_ms"]["busy"] / run["stream_second_ms"]["busy"]
+        yield f"{name}: cost of {ANEW} by its own, a stream", f"{ratio:.1f}", ""
+
+
+def _planned(engines: JsonMap) -> Iterator[Row]:
+    """What is missing, and why; which plan was measured."""
+    for name, case in engines.items():
+        if "left_out" in case:
+            yield name, f"left out: {case['left_out'][:REASON]}", ""
+        elif case.get("largest") is not None:
+            yield f"{name}: plan measured", f"{case['precision']}, {case['largest']} tracks", ""
 
 
 def of_peers(report: JsonMap) -> Iterator[Row]:
     """Times ours, by way and engine."""
-    for row in report["scores"]:
+    yield from _planned({name: case for name, case in report.get("ours", {}).items() if not absent(name)})
+    for row in report.get("scores", []):
         if "anew_ratio" in row:
             figures = f"{row['anew_ratio']:.1f}, {row['kept_ratio']:.1f}"
             yield f"{row['way']}, {row['engine']}: anew, kept, times ours", figures, ""
 
 
 def of_roofline(report: JsonMap) -> Iterator[Row]:
-    """A stream's second, and the share of it that is spent on the host."""
-    for name, case in report["engines"].items():
-        for batch, spent in case.get("second_ms", {}).items():
-            stages = ", ".join(
-                f"{stage} {spent[stage]:.2f}" for stage in ("faces", "sound", "windows", "rest")
-            )
-            yield f"{name}, {batch} stream(s): a stream's second", f"{spent['all']:.2f} ms ({stages})", ""
+    """A stream's second, where it goes, and the share of the limit that is reached."""
+    yield from _planned(report.get("engines", {}))
+    for name, case in report.get("engines", {}).items():
+        for batch, found in case.get("stages", {}).items():
+            parts = ", ".join(f"{stage} {each['ms']:.2f}" for stage, each in found.items() if stage != "all")
+            reached = found["all"]["reached"]
+            share = "" if reached is None else f", {reached:.1%} of the limit"
+            figure = f"{found['all']['ms']:.2f} ms ({parts}){share}"
+            yield f"{name}, {batch} stream(s): a stream's second", figure, ""
 
 
 FACTS: dict[str, Callable[[JsonMap], Iterator[Row]]] = {
     "build": lambda report: iter(()),
     "tests": of_tests,
+    "plans": of_tests,
     "flow": of_flow,
     "throughput": of_throughput,
     "processes": of_throughput,

@@ -19,8 +19,8 @@ import numpy as np
 
 from benchmarks.arrivals import Arrival, Rhythm, arrivals, phase_ns
 from benchmarks.eager import AbsentEngineError
-from benchmarks.engines import largest, open_engine
-from benchmarks.machine import JsonMap, quantiles, resident_mib
+from benchmarks.engines import CPU_ENGINES, NOTHING, gpu_there, open_engine
+from benchmarks.machine import MIB, JsonMap, quantiles, resident_mib
 from benchmarks.signals import Recording
 from engine.bundle import load_bundle
 from engine.errors import De3Error
@@ -203,9 +203,9 @@ class Cameras:
         return sum(each.stream.counts["forgone_tick"] for each in self._recognisers.values())
 
 
-def memory_kib(recognition: Recognition, recording: Recording) -> float:
-    """What one more stream takes of host memory: its timeline, full of sound, and its slot."""
-    most = largest(recognition.backend)
+def memory_kib(recognition: Recognition, recording: Recording, most: int | None) -> float:
+    """What one more stream of at most `most` takes of host memory: its timeline, full of sound, and its
+    slot."""
     count = WEIGHED_STREAMS if most is None else min(WEIGHED_STREAMS, most)
     sound = np.concatenate(blocks_of(recording, SOUND_HZ))
     seconds = 2 * recognition.bundle.window.seconds
@@ -228,6 +228,9 @@ def serve(pipe: "Connection[Any, Any]", name: str, folder: Path | None, recordin
 
     A request is (streams, mine, start_ns, warm_s, seconds); the answer a Trial, or the words of an error.
     """
+    on_gpu = name not in (*CPU_ENGINES, NOTHING) and gpu_there()
+    # Asking makes torch ready there; that is not the engine's.
+    device_before = device_mib() if on_gpu else None
     before, begun = resident_mib(), time.monotonic()
     try:
         bundle = load_bundle(folder)
@@ -239,9 +242,10 @@ def serve(pipe: "Connection[Any, Any]", name: str, folder: Path | None, recordin
                 "engine": opened.note,
                 "load_s": round(time.monotonic() - begun, 2),
                 "memory_mib": round(resident_mib() - before, 1),
-                "memory_a_stream_kib": memory_kib(recognition, recording),
-                "device_mib": device_mib(),
-                "largest": largest(opened.backend),
+                "memory_a_stream_kib": memory_kib(recognition, recording, opened.tracks),
+                "precision": opened.precision,
+                "largest": opened.tracks,
+                **device_figures(device_before, opened.tracks),
             }
         )
     except (AbsentEngineError, De3Error) as error:
@@ -258,15 +262,26 @@ def serve(pipe: "Connection[Any, Any]", name: str, folder: Path | None, recordin
             return
 
 
-def device_mib() -> float | None:
-    """What of the GPU's memory is in use by anybody; None where torch has not been loaded, or sees no GPU."""
-    import sys
+def device_figures(before_mib: float | None, tracks: int | None) -> JsonMap:
+    """The GPU's memory: in use by anybody, what of it opening the engine took (weights, code, buffers and the
+    state of all tracks), and that for each of the tracks; None where it has none of it, or no such bound."""
+    if before_mib is None:
+        return dict.fromkeys(("device_mib", "device_opened_mib", "device_a_stream_kib"))
+    now_mib = device_mib()
+    taken_mib = now_mib - before_mib
+    return {
+        "device_mib": round(now_mib, 1),
+        "device_opened_mib": round(taken_mib, 1),
+        "device_a_stream_kib": None if tracks is None else round(1024 * taken_mib / tracks, 1),
+    }
 
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return None
+
+def device_mib() -> float:
+    """What of the GPU's memory is in use by anybody. Needs torch and a GPU."""
+    import torch
+
     free, total = torch.cuda.mem_get_info()
-    return round((total - free) / 2**20, 1)
+    return float(total - free) / MIB
 
 
 def blocks_of(recording: Recording, size: int) -> list[Any]:

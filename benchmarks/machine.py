@@ -6,6 +6,7 @@ It knows nothing of what is measured. Data leaves it as plain maps, ready for JS
 import argparse
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from engine.bundle import load_bundle
-from engine.errors import FinderError
 from engine.signals.finder import load_finder
 
 JsonMap = dict[str, Any]
@@ -31,7 +31,7 @@ MIB = 2**20
 def add_shared(parser: argparse.ArgumentParser) -> None:
     """The options that the benchmarks share: where figures go, and what is measured with (see `head`)."""
     add = parser.add_argument
-    add("--json", type=Path, metavar="FILE", help="write the figures here too")
+    add("--json", type=Path, metavar="FILE", help="write the figures here too, as they come")
     add("--bundle", type=Path, metavar="DIR", help="the trained model (the bundled one)")
     add("--face-model", type=Path, metavar="FILE", help="YuNet's ONNX file")
     add("--offline", action="store_true", help="never try to fetch that file")
@@ -115,6 +115,14 @@ def busy_seconds() -> float:
     return float(sum(times) - idle - doubled)
 
 
+def keep(report: JsonMap, options: argparse.Namespace) -> None:
+    """Write what has been measured so far to `--json`, whole or not at all; what is ended early leaves it."""
+    if options.json is not None:
+        scratch = options.json.with_name(f".{options.json.name}.new")
+        scratch.write_text(json.dumps(report, indent=1) + "\n")
+        scratch.replace(options.json)
+
+
 def _memory_gib() -> float | None:
     if not hasattr(os, "sysconf"):
         return None
@@ -152,22 +160,15 @@ def _commit() -> str | None:
     return done.stdout.strip()
 
 
-def head(
-    benchmark: str, options: argparse.Namespace, named: Sequence[str], *, needs_finder: bool = True
-) -> JsonMap:
+def head(benchmark: str, options: argparse.Namespace, named: Sequence[str], *, faces: str = "") -> JsonMap:
     """What is measured, on what, with which of the options.
 
-    needs_finder: False where crops of the demo will do, that are cut out without finding (see `signals`).
-    Raises De3Error where the bundle or the face model cannot be used.
+    faces: where they come from, if none have to be found. Raises De3Error where the bundle or the face model
+    cannot be used.
     """
     machine = describe()  # before anything makes it busy
     bundle = load_bundle(options.bundle)
-    try:
-        _, faces = load_finder(face_model=options.face_model, offline=options.offline)
-    except FinderError:
-        if needs_finder or options.face_model is not None:
-            raise
-        faces = "Faces: none can be found here; the demo's are cut out where they were drawn."
+    faces = faces or load_finder(face_model=options.face_model, offline=options.offline)[1]
     return {
         "benchmark": benchmark,
         "machine": machine,

@@ -13,14 +13,18 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.machine import JsonMap
 
 ROOT = Path(__file__).parents[1]
+CUDA = Path("/usr/local/cuda")
+"""Where NVIDIA's toolkit lies as a rule; numba looks for its compiler there when it is told to."""
 MARK = "pytest.mark." + "gpu"
+PLAN_TESTS = ("test_inductor_gpu.py",)
+"""Of the tests for GPUs those that compile plans, which takes minutes."""
 LAST_LINES = 12
 GRACE_S = 4.0
 
@@ -43,14 +47,18 @@ class Outcome:
         return asdict(self)
 
 
-def run_part(name: str, command: Sequence[str], limit_s: float, folder: Path) -> Outcome:
-    """Run a program; its last line is its report, where that is JSON. What it started dies with it.
+def run_part(
+    name: str, command: Sequence[str], limit_s: float, folder: Path, more: Mapping[str, str] | None = None
+) -> Outcome:
+    """Run a program; its last line is its report, where that is JSON, else what it has left in
+    `folder`/`name`.json. What it started dies with it.
 
     Out of time it is interrupted, and ended for good a little later: pytest then says how far it came.
+    more: variables of the environment.
     """
     begun = time.monotonic()
     streams = [folder / f"{name}.{kind}" for kind in ("out", "err")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**_environment(), **(more or {})}
     with streams[0].open("w") as out, streams[1].open("w") as err:
         process = subprocess.Popen(
             list(command), stdout=out, stderr=err, cwd=ROOT, env=environment, start_new_session=True
@@ -68,8 +76,10 @@ def run_part(name: str, command: Sequence[str], limit_s: float, folder: Path) ->
             process.wait()
     seconds = round(time.monotonic() - begun, 1)
     said, lines = streams[1].read_text(errors="replace"), streams[0].read_text(errors="replace").splitlines()
-    report = _report(lines)
+    report = _report(lines[-1:])
     text = "\n".join(lines[:-1] if report else lines)
+    if not report and (kept := folder / f"{name}.json").exists():
+        report = _report([kept.read_text()])
     if status == 0:
         return Outcome("ok", seconds, "", report, text)
     last = (said.strip().splitlines() or text.strip().splitlines() or ["it said nothing"])[-LAST_LINES:]
@@ -79,19 +89,21 @@ def run_part(name: str, command: Sequence[str], limit_s: float, folder: Path) ->
     return Outcome("failed", seconds, last[-1][:200], report, text)
 
 
-def run_tests(limit_s: float, folder: Path, *, needs_gpu: bool) -> Outcome:
-    """Run the tests that are marked `gpu`, of the files that can be imported here.
+def run_tests(limit_s: float, folder: Path, *, needs_gpu: bool, plans: bool) -> Outcome:
+    """Run the tests that are marked `gpu`: those that compile plans, or all others.
 
     needs_gpu: then a missing GPU fails them; else they are skipped, which is right without one. Warnings are
-    no errors here: this machine's packages are not the ones that the tests were written with.
+    no errors here: this machine's packages are not the ones that the tests were written with. Plans are kept
+    in `folder`: engines take the newest of the user's, which has to stay the one that is measured.
     """
-    files = sorted(file for file in (ROOT / "tests").rglob("test_*.py") if MARK in file.read_text())
+    marked = sorted(file for file in (ROOT / "tests").rglob("test_*.py") if MARK in file.read_text())
+    files = [file for file in marked if (file.name in PLAN_TESTS) == plans]
     results = folder / "tests.xml"
+    results.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-o", "addopts=", "-q", "-p", "no:cacheprovider"]
     command += ["-W", "default", "--continue-on-collection-errors", f"--junitxml={results}", *map(str, files)]
-    if needs_gpu:
-        command = ["env", "FAIL_WITHOUT_GPU=1", *command]
-    outcome = run_part("tests", command, limit_s, folder)
+    more = {"XDG_CACHE_HOME": str(folder / "cache"), **({"FAIL_WITHOUT_GPU": "1"} if needs_gpu else {})}
+    outcome = run_part("tests", command, limit_s, folder, more)
     if results.exists():
         outcome.report = counted(results)
         if outcome.state == "failed" and outcome.report["broken"]:
@@ -119,6 +131,15 @@ def _reason(bad: ET.Element) -> str:
     lines = [*(bad.get("message") or "").splitlines(), *(bad.text or "").splitlines()] or ["no reason given"]
     marked = [line.removeprefix("E").strip() for line in lines if line.startswith("E  ")]
     return marked[-1] if marked else lines[0]
+
+
+def _environment() -> dict[str, str]:
+    """This one's; our packages before all others, and where CUDA's toolkit is, if nobody has said so."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    if CUDA.is_dir():
+        found.setdefault("CUDA_HOME", str(CUDA))
+    return found
 
 
 def _report(lines: Sequence[str]) -> JsonMap:

@@ -8,8 +8,10 @@ what each figure means.
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,10 +22,10 @@ if __package__ is None or __package__ == "":
 from benchmarks.cost import measure_window
 from benchmarks.eager import AbsentEngineError
 from benchmarks.engines import ANEW, NOTHING, names, open_engine
-from benchmarks.machine import JsonMap, add_shared, gpu, head, one_thread
+from benchmarks.machine import JsonMap, add_shared, gpu, head, keep, one_thread
 from benchmarks.runners import ENGINES, Runner, open_runner, operations
 from benchmarks.sheet import Sheet, machine_lines, number
-from benchmarks.signals import recorded
+from benchmarks.signals import CROPS_WORDS, recorded
 from engine.bundle import Bundle, load_bundle
 from engine.errors import De3Error
 
@@ -86,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--network", action="append", metavar="WORD", help="only those whose name has it (several times)")
     add("--engine", action="append", choices=ENGINES, help="only this one (may be given several times)")
+    add("--budget", type=float, metavar="S", help="after so long no network is begun on another engine")
     add("--quick", action="store_true", help="small pictures, little sound, one layer: to try the script")
     add_shared(made)
     return made
@@ -93,10 +96,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; returns the exit status: 2 where there is nothing to run."""
+    begun = time.monotonic()
     options = parser().parse_args(arguments)
     one_thread()
     try:
-        report = head("peers", options, ("network", "engine", "quick"), needs_finder=False)
+        report = head("peers", options, ("network", "engine", "budget", "quick"), faces=CROPS_WORDS)
         bundle = load_bundle(options.bundle)
         report["machine"]["gpu"] = gpu()
         report["ours"] = _ours(bundle, options)
@@ -104,15 +108,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
-        report["networks"] = {peer.name: _peer(peer, bundle, options) for peer in _chosen(options)}
+        networks = {peer: peer.make(options.quick).eval() for peer in _chosen(options)}
     except ImportError as error:
         print(f"error: {error.name} is not installed, which makes the networks.", file=sys.stderr)
         return 2
-    report["scores"] = scores(report["networks"], report["ours"], bundle.window.tick_hz // SCORES_HZ)
+    report["networks"] = {peer.name: _described(peer, networks[peer], bundle, options) for peer in networks}
+    for engine, (peer, network) in product(options.engine or ENGINES, networks.items()):
+        if options.budget and time.monotonic() > begun + options.budget:
+            spent: JsonMap = {"left_out": "There was no time left."}
+        else:
+            spent = _spent(engine, peer, network, bundle, options)
+        report["networks"][peer.name]["ms"][engine] = spent
+        report["scores"] = scores(report["networks"], report["ours"], bundle.window.tick_hz // SCORES_HZ)
+        keep(report, options)
     shown = [networks_sheet(report["networks"]).text(), scores_sheet(report).text()]
     print("\n\n".join(["\n".join(machine_lines(report)), *shown]))
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
     return 0
 
@@ -124,7 +134,7 @@ def _chosen(options: argparse.Namespace) -> list[Peer]:
 
 def _ours(bundle: Bundle, options: argparse.Namespace) -> JsonMap:
     """A score of ours, everything that the recogniser does for it, on every engine there is, in ms."""
-    recording = recorded(bundle, None, options.face_model)
+    recording = recorded(bundle)
     found: JsonMap = {}
     for name in (name for name in names() if name not in (ANEW, NOTHING)):
         try:
@@ -139,32 +149,35 @@ def _ours(bundle: Bundle, options: argparse.Namespace) -> JsonMap:
             "score_ms": window["score_ms"][clock]["p50"],
             "anew_ms": window["anew_ms"][clock]["p50"],
             "on_gpu": opened.on_gpu,
+            "precision": opened.precision,
+            "largest": opened.tracks,
         }
         print(f"{OURS}, {name}: done", file=sys.stderr)
     return found
 
 
-def _peer(peer: Peer, bundle: Bundle, options: argparse.Namespace) -> JsonMap:
-    """A network on every engine: one picture and a window's pictures together, or a window's sound, in ms."""
-    quick = options.quick
-    network = peer.make(quick).eval()
-    shapes = _shapes(peer, bundle, quick)
-    first = next(iter(shapes.values()))
-    found: JsonMap = {
+def _described(peer: Peer, network: Any, bundle: Bundle, options: argparse.Namespace) -> JsonMap:
+    """What a network is, with room for its times by engine."""
+    first = next(iter(_shapes(peer, bundle, options.quick).values()))
+    return {
         "used_by": peer.used_by,
         "input": list(first[1:]),
         "parameters": sum(each.numel() for each in network.parameters()),
         "products_m": round(operations(network, first) / 1e6, 1),
         "ms": {},
     }
-    for name in options.engine or ENGINES:
-        with TemporaryDirectory(prefix="de3-bench-") as folder:
-            try:
-                runner = open_runner(name, network, first, Path(folder))
-                found["ms"][name] = {what: _timed(runner, shape, quick) for what, shape in shapes.items()}
-            except AbsentEngineError as absent:
-                found["ms"][name] = {"left_out": str(absent)}
-        print(f"{peer.name}, {name}: done", file=sys.stderr)
+
+
+def _spent(engine: str, peer: Peer, network: Any, bundle: Bundle, options: argparse.Namespace) -> JsonMap:
+    """A network on an engine: one picture and a window's pictures together, or a window's sound, in ms."""
+    shapes = _shapes(peer, bundle, options.quick)
+    with TemporaryDirectory(prefix="de3-bench-") as folder:
+        try:
+            runner = open_runner(engine, network, next(iter(shapes.values())), Path(folder))
+            found = {what: _timed(runner, shape, options.quick) for what, shape in shapes.items()}
+        except AbsentEngineError as absent:
+            found = {"left_out": str(absent)}
+    print(f"{peer.name}, {engine}: done", file=sys.stderr)
     return found
 
 

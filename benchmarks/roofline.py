@@ -19,11 +19,11 @@ if __package__ is None or __package__ == "":
 
 from benchmarks.ceilings import ceilings
 from benchmarks.eager import AbsentEngineError
-from benchmarks.engines import ANEW, gpu_there, largest, names, open_engine
-from benchmarks.machine import JsonMap, add_shared, gpu, head, one_thread
+from benchmarks.engines import ANEW, NOTHING, gpu_there, names, open_engine
+from benchmarks.machine import JsonMap, add_shared, gpu, head, keep, one_thread
 from benchmarks.operations import Work, stream_second
 from benchmarks.sheet import Sheet, machine_lines, number
-from benchmarks.signals import Recording, recorded
+from benchmarks.signals import CROPS_WORDS, Recording, recorded
 from benchmarks.timing import STAGES, operators, second_ms
 from engine.bundle import Bundle, load_bundle
 from engine.errors import De3Error
@@ -31,7 +31,9 @@ from engine.errors import De3Error
 SCORES_HZ = 5
 BATCHES, GPU_BATCHES, QUICK_BATCHES = (1, 8), (1, 64, 512), (1, 2)
 ROUNDS, QUICK_ROUNDS = 10, 2
-PARTS = {"faces": ("flow", "frame encoder"), "windows": ("window model",)}
+PARTS = {"faces": ("flow", "frame encoder"), "sound": ("log-mel",), "windows": ("window model",)}
+BYTES = {"fp16": 0.5, "bf16": 0.5}
+"""Of a number, beside fp32."""
 MOST_OPERATORS = 6
 
 
@@ -41,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--engine", action="append", choices=names(), help="only this one (may be given several times)")
     add("--batches", metavar="N,N", help="so many streams go through together (1,8; on a GPU 1,64,512)")
-    add("--clip", type=Path, metavar="FILE", help="real faces and sound of this file, instead of the demo's")
+    add("--clip", type=Path, metavar="FILE", help="faces and sound of this file, not those that travel along")
     add("--quick", action="store_true", help="small batches, few rounds, small ceilings")
     add_shared(made)
     return made
@@ -52,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     one_thread()
     try:
-        report = head("roofline", options, ("batches", "quick"), needs_finder=False)
+        words = "" if options.clip else CROPS_WORDS
+        report = head("roofline", options, ("batches", "quick"), faces=words)
         bundle = load_bundle(options.bundle)
         recording = recorded(bundle, options.clip, options.face_model)
     except De3Error as error:
@@ -66,12 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     report["engines"] = {}
     for name in options.engine or [name for name in names() if name != ANEW]:
-        report["engines"][name] = _engine(name, bundle, recording, options)
+        for case in _engine(name, bundle, recording, options):
+            report["engines"][name] = case
+            case["stages"] = {
+                batch: stages(spent, report["work"][batch], name, report["ceilings"], case)
+                for batch, spent in case.get("second_ms", {}).items()
+            }
+            keep(report, options)
         print(f"{name}: done", file=sys.stderr)
     shown = [sheet.text() for sheet in sheets(report)]
     print("\n\n".join(["\n".join(machine_lines(report)), *shown]))
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
     return 0
 
@@ -85,37 +92,74 @@ def batches(options: argparse.Namespace) -> tuple[int, ...]:
     return GPU_BATCHES if gpu_there() else BATCHES
 
 
-def _engine(name: str, bundle: Bundle, recording: Recording, options: argparse.Namespace) -> JsonMap:
+def _engine(
+    name: str, bundle: Bundle, recording: Recording, options: argparse.Namespace
+) -> Iterator[JsonMap]:
+    """What is known of it, ever more."""
     try:
         opened = open_engine(name, bundle)
     except AbsentEngineError as absent:
-        return {"left_out": str(absent)}
-    room, host = largest(opened.backend), not (gpu_there() and opened.on_gpu)
+        yield {"left_out": str(absent)}
+        return
+    room, host = opened.tracks, not (gpu_there() and opened.on_gpu)
     rounds = QUICK_ROUNDS if options.quick else ROUNDS
     fitting = [batch for batch in batches(options) if room is None or batch <= room]
     found: JsonMap = {
         "engine": opened.note,
         "host": host,
-        "second_ms": {
-            str(batch): second_ms(bundle, opened.backend, recording, batch, rounds, host=host)
-            for batch in fitting
-        },
+        "precision": opened.precision,
+        "largest": room,
+        "second_ms": {},
     }
+    for batch in fitting:
+        spent = second_ms(bundle, opened.backend, recording, batch, rounds, host=host)
+        found["second_ms"][str(batch)] = spent
+        yield found
     if name == "onnx":
         found["operators"] = operators(bundle, fitting[-1], rounds)
-    return found
+        yield found
 
 
-def limit_ms(work: Work, name: str, found: JsonMap, host: bool) -> float | None:
+def stages(spent: JsonMap, works: JsonMap, name: str, found: JsonMap, case: JsonMap) -> JsonMap:
+    """Each stage of a stream's second, and "all" of it: `ms`, its `limit_ms`, the share of the limit that is
+    `reached`, and the `share` of the whole second that lies beyond the limit: where the rest goes.
+
+    The sound is computed on the host whatever the engine, and "rest" has no arithmetic to speak of.
+    """
+    limits = {}
+    for stage in STAGES:
+        parts = PARTS.get(stage, ()) if name != NOTHING or stage == "sound" else ()
+        work = reduce(Work.plus, (Work(**works[part]) for part in parts), Work())
+        on_host = case["host"] or stage == "sound"
+        engine = "numpy" if stage == "sound" else name
+        limits[stage] = limit_ms(work, engine, found, on_host, case["precision"])
+    known = [limit for limit in limits.values() if limit is not None]
+    limits["all"] = sum(known) if len(known) == len(STAGES) else None
+    return {
+        stage: {
+            "ms": spent[stage],
+            "limit_ms": limit and round(limit, 5),
+            "reached": limit and spent[stage] and round(limit / spent[stage], 4),
+            "share_beyond": None if limit is None else round((spent[stage] - limit) / spent["all"], 4),
+        }
+        for stage, limit in limits.items()
+    }
+
+
+def limit_ms(work: Work, name: str, found: JsonMap, host: bool, precision: str = "fp32") -> float | None:
     """The least time that it can take by the ceilings, in ms; None where there are none to go by.
 
-    The longer of arithmetic (in the engine's own library; on a GPU fp32) and memory (everything moved once).
+    The longer of arithmetic and memory (everything moved once). On the host arithmetic is that of the
+    engine's own library; on a GPU products are of this precision (fp16 and bf16 on the tensor cores, with
+    half the bytes), all else fp32.
     """
-    most = found.get(name, found["numpy"]) if host else found.get("gpu", {}).get("fp32")
-    moved = found["copy"] if host else found.get("gpu", {}).get("copy")
-    if most is None or moved is None:
+    if host:
+        return 1e3 * max(work.operations / found.get(name, found["numpy"]), work.least_bytes / found["copy"])
+    card = found.get("gpu", {})
+    if not {precision, "fp32", "copy"} <= set(card):
         return None
-    return 1e3 * max(work.operations / most, work.least_bytes / moved)
+    arithmetic = work.products / card[precision] + work.others / card["fp32"]
+    return 1e3 * max(arithmetic, work.least_bytes * BYTES.get(precision, 1.0) / card["copy"])
 
 
 def sheets(report: JsonMap) -> Iterator[Sheet]:
@@ -170,24 +214,20 @@ def _work_sheet(works: JsonMap) -> Sheet:
 
 def _stages_sheet(report: JsonMap) -> Sheet:
     table = Sheet(
-        "Where a stream's second goes, in ms, and the share of the limit that is reached",
-        ("engine", "streams", *STAGES, "all", "faces: limit", "reached", "windows: limit", "reached"),
+        "Where a stream's second goes, in ms: the share of the limit reached, and where the rest goes",
+        ("engine", "streams", "stage", "ms", "limit", "reached", "of the second, beyond it"),
     )
     for name, case in report["engines"].items():
         if "left_out" in case:
             table.notes.append(f"{name}: {case['left_out']}")
             continue
-        for batch, spent in case["second_ms"].items():
-            shares: list[str] = []
-            for stage, parts in PARTS.items():
-                if not spent[stage]:
-                    shares += ["", ""]
-                    continue
-                works = [Work(**report["work"][batch][part]) for part in parts]
-                least = limit_ms(reduce(Work.plus, works), name, report["ceilings"], case["host"])
-                reached = "" if least is None else f"{least / spent[stage]:.0%}"
-                shares += [number(least), reached]
-            table.add(name, batch, *(number(spent[stage]) for stage in (*STAGES, "all")), *shares)
+        for batch, found in case["stages"].items():
+            begin = (f"{name}, {case['precision']}", batch)
+            for stage, each in found.items():
+                shares = (each["reached"], each["share_beyond"])
+                texts = ["" if share is None else f"{share:.1%}" for share in shares]
+                table.add(*begin, stage, number(each["ms"]), number(each["limit_ms"], 3), *texts)
+                begin = ("", "")
     table.notes += [
         "faces: flow and frame encoder of 15 crops; sound: log-mel; windows: window model, 5 times;",
         "rest: ticks, cutting windows, calibration.",

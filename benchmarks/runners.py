@@ -47,7 +47,7 @@ def open_runner(name: str, network: Any, shape: tuple[int, ...], folder: Path) -
         raise AbsentEngineError("inductor is for GPUs, and torch finds none here.")
     import torch
 
-    return _in_torch(torch.compile(network.cuda(), mode="reduce-overhead"))
+    return _in_torch(torch.compile(network.cuda(), mode="reduce-overhead", dynamic=False))
 
 
 def operations(network: Any, shape: tuple[int, ...]) -> float:

@@ -1,5 +1,5 @@
-"""What goes through the engines when they are measured alone: a recording of the demo, or of a clip, played
-over and over.
+"""What goes through the engines when they are measured alone: real crops and sound that travel along, a clip,
+or the demo, played over and over.
 
 It knows nothing of engines or of measuring. Data leaves it as pictures, observations and blocks.
 """
@@ -9,24 +9,24 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from engine.bundle import Bundle
-from engine.errors import FinderError, SourceError
-from engine.signals.align import similarity, warp
+from engine.errors import SourceError
 from engine.signals.face import FaceTracker
 from engine.signals.finder import FaceFinder, load_finder
 from engine.types import SECOND_NS, Block, Face, Frame, Observation
-from realtime.sources.demo import FRAMES_HZ, DemoSource
+from realtime.sources.demo import DemoSource
 
-DRAWN = ((277.0, 182.0), (366.0, 183.0), (319.5, 235.0), (282.0, 280.0), (358.0, 281.0))
-"""Where YuNet finds eyes, nose and mouth of the demo's head in the mean, in pixels."""
+CROPS = Path(__file__).parent / "assets" / "grid_crops.npz"
+"""Two seconds of one clip of the GRID corpus (see NOTICE), written by `benchmarks/crops.py`."""
+CROPS_WORDS = "Faces: crops of a clip of the GRID corpus that travel along."
+SOUND_HZ, BLOCKS_HZ, SOUND_PEAK = 16_000, 50, 32_767
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """`seconds` of the demo: pictures, what was found in them, and the sound. Times begin at 0."""
+    """`seconds` of something: pictures, what was found in them, and the sound. Times begin at 0."""
 
     seconds: int
     frames: list[Frame]
@@ -62,24 +62,49 @@ def record(bundle: Bundle, finder: FaceFinder, seconds: int = 2) -> Recording:
     )
 
 
-def recorded(bundle: Bundle, clip: Path | None, face_model: Path | None) -> Recording:
-    """Faces and sound of a clip (its first seconds), or of the demo where none is named.
+def recorded(bundle: Bundle, clip: Path | None = None, face_model: Path | None = None) -> Recording:
+    """Faces and sound of a clip (its first seconds), or where none is named those that travel along.
 
-    The demo's faces are found as in a run, or, where there is no finder, cut out where they were drawn.
     Raises SourceError where the clip cannot be read or shows no face, FinderError where it needs a finder.
     """
-    if clip is not None:
-        return _of_clip(bundle, clip, load_finder(face_model=face_model, offline=True)[0])
-    try:
-        finder, _ = load_finder(face_model=face_model, offline=True)
-    except FinderError:
-        if face_model is not None:
-            raise
-        return _drawn(bundle)
-    return record(bundle, finder)
+    if clip is None:
+        return read_crops(CROPS)
+    return of_clip(bundle, clip, load_finder(face_model=face_model, offline=True)[0])
 
 
-def _of_clip(bundle: Bundle, clip: Path, finder: FaceFinder, seconds: int = 8) -> Recording:
+def read_crops(file: Path) -> Recording:
+    """What `benchmarks.crops` has written. It needs no finder and no reader of media."""
+    with np.load(file) as kept:
+        crops, sound = kept["crops"], kept["sound"].astype(np.float32) / SOUND_PEAK
+        earlier = crops + kept["earlier_less_crops"]  # both uint8: it wraps, and so comes out exactly
+        rows = list(zip(kept["t_ns"].tolist(), kept["gap_ns"].tolist(), kept["box"].tolist(), strict=True))
+    observations = [
+        Observation(
+            t_ns=t_ns,
+            seq=seq,
+            face=Face(
+                crop=crops[seq],
+                previous=earlier[seq],
+                gap_ns=gap_ns,
+                box=(box[0], box[1], box[2], box[3]),
+                confidence=1.0,
+                track=0,
+            ),
+        )
+        for seq, (t_ns, gap_ns, box) in enumerate(rows)
+    ]
+    blocks = [
+        Block(t_ns=seq * SECOND_NS // BLOCKS_HZ, seq=seq, samples=samples)
+        for seq, samples in enumerate(np.split(sound, len(sound) * BLOCKS_HZ // SOUND_HZ))
+    ]
+    return Recording(seconds=len(sound) // SOUND_HZ, frames=[], observations=observations, blocks=blocks)
+
+
+def of_clip(bundle: Bundle, clip: Path, finder: FaceFinder, seconds: int = 8) -> Recording:
+    """Faces and sound of a clip's first seconds, every picture of it.
+
+    Raises SourceError where it cannot be read or shows no face.
+    """
     from realtime.sources.media import open_media  # not on every GPU machine: it needs PyAV
 
     tracker = FaceTracker(finder, bundle.crop)
@@ -97,27 +122,7 @@ def _of_clip(bundle: Bundle, clip: Path, finder: FaceFinder, seconds: int = 8) -
     return recording
 
 
-def _drawn(bundle: Bundle, seconds: int = 2) -> Recording:
-    items = list(DemoSource(False, 0, seconds))
-    frames = [item for item in items if isinstance(item, Frame)]
-    matrix = similarity(DRAWN, bundle.crop.template)
-    greys = (np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_BGR2GRAY), np.uint8) for frame in frames)
-    crops = [warp(grey, matrix, bundle.crop.size) for grey in greys]
-    found = []
-    for number, (frame, crop) in enumerate(zip(frames, crops, strict=True)):
-        earlier = max(number - FRAMES_HZ // bundle.window.tick_hz, 0)
-        face = Face(
-            crop=crop,
-            previous=crops[earlier],
-            gap_ns=frame.t_ns - frames[earlier].t_ns,
-            box=(220, 100, 200, 260),
-            confidence=1.0,
-            track=0,
-        )
-        found.append(Observation(t_ns=frame.t_ns, seq=frame.seq, face=face))
-    blocks = [item for item in items if isinstance(item, Block)]
-    return Recording(seconds=seconds, frames=frames, observations=found, blocks=blocks)
-
-
 def _end_ns(item: Observation | Block) -> int:
-    return item.t_ns if isinstance(item, Observation) else item.t_ns + len(item.samples) * SECOND_NS // 16_000
+    if isinstance(item, Observation):
+        return item.t_ns
+    return item.t_ns + len(item.samples) * SECOND_NS // SOUND_HZ

@@ -7,25 +7,24 @@ table; the last line of output is JSON. See README.md in this folder for what ea
 
 import argparse
 import json
-import math
 import multiprocessing
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 if __package__ is None or __package__ == "":
     sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it runs from anywhere, installed or not
 
-from benchmarks.engines import ANEW, CPU_ENGINES, NOTHING, TORCH, names
+from benchmarks.engines import ANEW, CPU_ENGINES, NOTHING, TORCH, absent, names
 from benchmarks.load import Trial, serve
-from benchmarks.machine import JsonMap, add_shared, cores, gpu, head, one_thread
+from benchmarks.machine import JsonMap, add_shared, cores, gpu, head, keep, one_thread
 from benchmarks.search import Search
 from benchmarks.sheet import Sheet, machine_lines, number
-from benchmarks.signals import Recording, recorded
+from benchmarks.signals import CROPS_WORDS, Recording, recorded
 from engine.bundle import load_bundle
 from engine.errors import De3Error
 from engine.types import SECOND_NS
@@ -34,12 +33,13 @@ SECONDS, QUICK_SECONDS = 6.0, 2.0
 WARM_S, QUICK_WARM_S = 1.5, 0.5
 MOST, QUICK_MOST = 4096, 4
 LEAD_NS, LEAD_A_STREAM_NS = SECOND_NS // 5, SECOND_NS // 300
-OPEN_S, TRIAL_S = 180.0, 60.0
+OPEN_S, TRIAL_S, UNBOUNDED_S = 180.0, 60.0, 1e9
 SCORES_HZ = 5
 CLEAR = 0.9
 """A failure with more of the time taken than this needs no second look."""
 WEIGHTS = {ANEW: 0.6, TORCH: 0.4, NOTHING: 0.4, **dict.fromkeys(CPU_ENGINES, 0.4)}
-"""Of the budget: the others, on GPUs, open slowly and have far to search."""
+PLANNED_WEIGHT = 2.5
+"""Of the budget: the others, on GPUs, have far to search."""
 
 
 class BrokenError(Exception):
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, help=f"how long each count is measured ({SECONDS:g})")
     add("--most", type=int, help=f"search no further ({MOST})")
     add("--budget", type=float, metavar="S", help="for all of it; the search of a case ends with its share")
-    add("--clip", type=Path, metavar="FILE", help="real faces and sound of this file, instead of the demo's")
+    add("--clip", type=Path, metavar="FILE", help="faces and sound of this file, not those that travel along")
     add("--quick", action="store_true", help=f"{QUICK_SECONDS:g} s each, at most {QUICK_MOST} streams")
     add_shared(made)
     return made
@@ -85,54 +85,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one_thread()
     try:
         named = ("streams", "processes", "seconds", "most", "budget", "quick")
-        report = head("throughput", options, named, needs_finder=False)
+        report = head("throughput", options, named, faces="" if options.clip else CROPS_WORDS)
         recording = recorded(load_bundle(options.bundle), options.clip, options.face_model)
     except De3Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     report["clip"] = options.clip and options.clip.name
     report["machine"]["gpu"] = gpu()
+    ends = begun + (options.budget or UNBOUNDED_S)
     report["engines"] = {}
-    wanted = options.engine or names()
-    for place, name in enumerate(wanted):
-        share = WEIGHTS.get(name, 1.0) / sum(WEIGHTS.get(each, 1.0) for each in wanted[place:])
-        left = math.inf if options.budget is None else begun + options.budget - time.monotonic()
-        ends = time.monotonic() + share * left
-        report["engines"][name] = _engine(name, options, replace(recording, frames=[]), ends)
+    for case in _cases(options):
+        _case(case, options, replace(recording, frames=[]), ends, report["engines"])
+        keep(report, options)
     print("\n".join([*machine_lines(report), "", sheet(report["engines"]).text()]))
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
     return int(any("broke" in case for case in report["engines"].values()))
 
 
-def _engine(name: str, options: argparse.Namespace, recording: Recording, ends: float) -> JsonMap:
-    """An engine with each number of processes; after `ends` (by the monotonic clock) no trial begins."""
-    found: JsonMap = {}
-    for place, processes in enumerate(options.processes):
-        now = time.monotonic()
-        until = now + (ends - now) / (len(options.processes) - place)
-        trials: list[Trial] = []
-        try:
-            with _processes(name, processes, options.bundle, recording) as (pipes, opened):
-                found |= {key: opened[key] for key in opened if key not in found}
-                most = min(options.most, processes * (opened["largest"] or options.most))
-                trials += _trials(pipes, options, most, until, f"{name}, {processes} process(es)")
-        except BrokenError as error:
-            if "memory_mib" not in found:
-                return {"left_out": str(error)}
-            found["broke"] = str(error)
-        if trials:
-            room = found["largest"]
-            summary = _summary(trials)
-            full = room is not None and summary["most_streams"] >= processes * room
-            found[f"processes_{processes}"] = {**summary, "full": full}
-    return found
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An engine in so many processes. share: of the time that is left once it has opened."""
+
+    engine: str
+    processes: int
+    share: float
+
+
+def _cases(options: argparse.Namespace) -> list[Case]:
+    """Every engine with each number of processes; those that are plainly not here take no share."""
+    pairs = [(name, count) for name in options.engine or names() for count in options.processes]
+    weights = [0.0 if absent(name) else WEIGHTS.get(name, PLANNED_WEIGHT) for name, _ in pairs]
+    return [Case(*pair, weights[n] / (sum(weights[n:]) or 1.0)) for n, pair in enumerate(pairs)]
+
+
+def _case(
+    case: Case, options: argparse.Namespace, recording: Recording, ends: float, engines: JsonMap
+) -> None:
+    """Measure it and put it among the `engines`; after `ends` (by the monotonic clock) no trial begins."""
+    name, count = case.engine, case.processes
+    found = engines.setdefault(name, {})
+    if "left_out" in found:
+        return
+    trials: list[Trial] = []
+    try:
+        patience_s = min(OPEN_S, max(ends - time.monotonic(), 1.0))
+        with _processes(name, count, options.bundle, recording, patience_s) as (pipes, opened):
+            found.update({key: opened[key] for key in opened if key not in found})
+            most = min(options.most, count * (opened["largest"] or options.most))
+            now = time.monotonic()
+            until = now + case.share * (ends - now)
+            trials += _trials(pipes, options, most, until, f"{name}, {count} process(es)")
+    except BrokenError as error:
+        found["broke" if "memory_mib" in found else "left_out"] = str(error)
+    if trials:
+        room = found["largest"]
+        summary = _summary(trials)
+        full = room is not None and summary["most_streams"] >= count * room
+        found[f"processes_{count}"] = {**summary, "full": full}
 
 
 @contextmanager
 def _processes(
-    name: str, count: int, folder: Path | None, recording: Recording
+    name: str, count: int, folder: Path | None, recording: Recording, patience_s: float
 ) -> Iterator[tuple[list[Any], JsonMap]]:
     """So many processes with the engine open, their pipes, and how the first one opened it."""
     context = multiprocessing.get_context("spawn")
@@ -145,7 +159,7 @@ def _processes(
             theirs.close()
             pipes.append(ours)
             processes.append(process)
-        opened = [_answer(pipe, OPEN_S) for pipe in pipes]
+        opened = [_answer(pipe, patience_s) for pipe in pipes]
         yield pipes, opened[0]
         for pipe in pipes:
             pipe.send(None)
@@ -159,7 +173,7 @@ def _answer(pipe: Any, patience_s: float) -> Any:
     """What a process says. Raises BrokenError where that is an error, or nothing."""
     try:
         if not pipe.poll(patience_s):
-            raise BrokenError(f"It did not answer for {patience_s:g} seconds.")
+            raise BrokenError(f"It did not answer for {patience_s:.0f} seconds.")
         answer = pipe.recv()
     except (EOFError, ConnectionError) as error:
         raise BrokenError("Its process has died.") from error
@@ -251,7 +265,7 @@ def sheet(engines: JsonMap) -> Sheet:
     table = Sheet(
         "Streams sustained: 15 crops and 5 scores a second each, p95 from crop to score within 50 ms",
         ("engine", "processes", "streams", "p50 ms", "p95", "p99", "1 stream p50", "p95", "ms a stream-s",
-         "of it CPU", "anew / it", "KiB a stream", "MiB"),
+         "of it CPU", "anew / it", "KiB a stream", "GPU KiB a stream", "MiB"),
     )  # fmt: skip
     for name, case in engines.items():
         if "left_out" in case:
@@ -273,12 +287,14 @@ def sheet(engines: JsonMap) -> Sheet:
                 *(number(cost and cost[which]) for which in ("busy", "cpu")),
                 number(anew["busy"] / cost["busy"], 1) if anew and cost and name != NOTHING else "",
                 number(case["memory_a_stream_kib"], 0),
+                number(case["device_a_stream_kib"], 0),
                 number(case["memory_mib"], 0),
             )
         if "broke" in case:
             table.notes.append(f"{name} broke off: {case['broke']}")
     table.notes += [
         "A stream-s: a second of one more stream, in ms that a thread is awake, and of them computing.",
+        "GPU KiB a stream: what opening took there, weights and all, by the tracks that there is room for.",
         "In: flow, frame encoder, log-mel, windows, window model. Out: capture, finding faces.",
         f"{ANEW}: eager torch, each window computed anew; {NOTHING}: what is left to do with any engine.",
     ]

@@ -36,7 +36,7 @@ def bundle() -> Bundle:
 
 @pytest.fixture(scope="module")
 def recording(bundle: Bundle) -> Recording:
-    return recorded(bundle, None, None)
+    return recorded(bundle)
 
 
 def scored(bundle: Bundle, backend: Backend, recording: Recording) -> Float32:
@@ -66,4 +66,5 @@ def test_its_stages_are_timed(bundle: Bundle, recording: Recording) -> None:
 def test_its_ceilings_are_found() -> None:
     found = ceilings(0.05, 0.1)["gpu"]
     assert found["bf16"] > found["fp32"] > 1e12
+    assert found["fp16"] > found["fp32"]
     assert found["copy"] > 1e11

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import throughput
+from benchmarks import load, throughput
 from benchmarks.arrivals import Rhythm, arrivals, phase_ns
+from benchmarks.crops import write_crops
 from benchmarks.eager import AnewBackend, TorchBackend
 from benchmarks.engines import ANEW, NOTHING, names, open_engine
 from benchmarks.load import Cameras, Trial, memory_kib
 from benchmarks.search import Search
-from benchmarks.signals import Recording, recorded
+from benchmarks.signals import CROPS, Recording, read_crops, recorded
 from benchmarks.throughput import stream_second_ms
 from engine.backends import ENGINES
 from engine.bundle import Bundle, load_bundle
-from engine.errors import FinderError
 from engine.streams import Recognition, Stream
 from engine.types import SECOND_NS, Block, Observation
 from engine.window import Timeline
@@ -41,7 +41,7 @@ def bundle(folder: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def recording(bundle: Bundle) -> Recording:
-    return recorded(bundle, None, None)
+    return recorded(bundle)
 
 
 @pytest.mark.parametrize("streams", [1, 3, 8])
@@ -132,7 +132,7 @@ def test_cameras_are_served_as_they_come(bundle: Bundle, recording: Recording) -
     assert min(trial.latency_ms) > 0
     assert 0 < trial.busy_s <= trial.wall_s
     assert recognition.take_slot() == 0, "the slots were handed back"
-    assert memory_kib(recognition, recording) >= 0
+    assert memory_kib(recognition, recording, None) >= 0
 
 
 def test_computing_a_window_anew_gives_the_same_scores(tmp_path: Path, recording: Recording) -> None:
@@ -158,20 +158,53 @@ def test_every_engine_of_the_package_is_offered() -> None:
     assert set(names()) == ({*ENGINES} - {"auto"}) | {"torch", ANEW, NOTHING}
 
 
-def test_without_a_finder_the_demos_face_is_cut_where_it_was_drawn(
-    bundle: Bundle, recording: Recording, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def none_here(**_: Any) -> None:
-        raise FinderError("none here")
+def test_real_crops_travel_along(bundle: Bundle, recording: Recording) -> None:
+    """A face a tick, each of the clip's 25 pictures a second at most once, with a picture of 40 to 80 ms
+    before; and the sound."""
+    assert CROPS.stat().st_size <= 500_000
+    assert recording.seconds == 2
+    assert len(recording.faces) == recording.seconds * bundle.window.tick_hz
+    times = np.array([each.t_ns for each in recording.observations])
+    assert (np.diff(times) >= 40_000_000).all()
+    assert np.abs(times - (2 * np.arange(len(times)) + 1) * SECOND_NS // 30).max() <= 20_000_000
+    assert {face.gap_ns for face in recording.faces} <= {40_000_000, 80_000_000}
+    for face in recording.faces:
+        assert face.crop.shape == face.previous.shape == (112, 112)
+        assert 0 < np.abs(face.crop.astype(int) - face.previous).mean() < 10
+    sound = np.concatenate([block.samples for block in recording.blocks])
+    assert sound.shape == (2 * 16_000,)
+    assert 0.1 < np.abs(sound).max() <= 1
 
-    monkeypatch.setattr("benchmarks.signals.load_finder", none_here)
-    drawn = recorded(bundle, None, None)
-    assert len(drawn.faces) == len(drawn.observations) - 1
-    assert {face.gap_ns for face in drawn.faces[1:]} <= {66_666_666, 66_666_667}
-    like = np.corrcoef(drawn.faces[9].crop.ravel(), recording.faces[9].crop.ravel())[0, 1]
-    assert like > 0.6
-    with pytest.raises(FinderError):
-        recorded(bundle, None, Path("no.onnx"))
+
+def test_what_is_kept_of_a_clip_is_read_as_it_was(recording: Recording, tmp_path: Path) -> None:
+    write_crops(recording, 15, tmp_path / "crops.npz")
+    again = read_crops(tmp_path / "crops.npz")
+    for kept, read in zip(recording.observations, again.observations, strict=True):
+        assert kept.face is not None
+        assert read.face is not None
+        assert (kept.t_ns, kept.face.gap_ns, kept.face.box) == (read.t_ns, read.face.gap_ns, read.face.box)
+        np.testing.assert_array_equal(kept.face.previous, read.face.previous)
+    for block, other in zip(recording.blocks, again.blocks, strict=True):
+        np.testing.assert_array_equal(block.samples, other.samples)
+
+
+def test_the_time_is_shared_among_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "absent", lambda name: name in ("tensorrt", "onnx-cuda"))
+    words = [f"--engine={name}" for name in ("tensorrt", "inductor", "onnx-cuda", "onnx", ANEW, NOTHING)]
+    cases = throughput._cases(throughput.parser().parse_args([*words, "--processes", "1"]))
+    shares = {case.engine: case.share for case in cases}
+    assert shares["tensorrt"] == shares["onnx-cuda"] == 0
+    assert shares["inductor"] == pytest.approx(2.5 / (2.5 + 0.4 + 0.6 + 0.4))
+    assert shares[NOTHING] == 1
+
+
+def test_memory_on_the_device_is_shared_among_the_tracks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "device_mib", lambda: 1500.0)
+    found = load.device_figures(500.0, 1024)
+    assert (found["device_mib"], found["device_opened_mib"]) == (1500, 1000)
+    assert found["device_a_stream_kib"] == 1000
+    assert load.device_figures(500.0, None)["device_a_stream_kib"] is None
+    assert set(load.device_figures(None, None).values()) == {None}
 
 
 def test_the_last_line_is_json_and_what_is_absent_is_named(

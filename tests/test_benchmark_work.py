@@ -1,6 +1,7 @@
 """Operations are counted right, the peers are the networks they are named after, and their reports hold."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,31 @@ def test_the_limit_is_the_longer_of_arithmetic_and_memory() -> None:
     assert roofline.limit_ms(work, "inductor", ceilings, host=False) is None
 
 
+def test_on_a_gpu_the_limit_follows_the_precision() -> None:
+    card = {"gpu": {"fp32": 1e9, "fp16": 8e9, "copy": 1e9}}
+    work = Work(products=8e6, others=1e6, least_bytes=4e6)
+    assert roofline.limit_ms(work, "inductor", card, False) == pytest.approx(9.0)
+    assert roofline.limit_ms(work, "inductor", card, False, "fp16") == pytest.approx(2.0)
+    assert roofline.limit_ms(work.times(0.1), "inductor", card, False, "bf16") is None
+    moved = Work(least_bytes=4e6)
+    assert roofline.limit_ms(moved, "inductor", card, False, "fp16") == pytest.approx(2.0)
+
+
+def test_every_stage_has_its_share_of_the_limit() -> None:
+    ceilings = {"numpy": 1e9, "onnx": 1e9, "copy": 1e12}
+    works = {
+        name: asdict(Work(products=each * 1e6))
+        for name, each in (("flow", 1), ("frame encoder", 3), ("log-mel", 1), ("window model", 2))
+    }
+    spent = {"faces": 8.0, "sound": 2.0, "windows": 4.0, "rest": 2.0, "all": 16.0}
+    found = roofline.stages(spent, works, "onnx", ceilings, {"host": True, "precision": "fp32"})
+    assert {stage: each["reached"] for stage, each in found.items()} == {
+        "faces": 0.5, "sound": 0.5, "windows": 0.5, "rest": 0.0, "all": 0.4375,
+    }  # fmt: skip
+    beyond = {stage: each["share_beyond"] for stage, each in found.items()}
+    assert beyond == {"faces": 0.25, "sound": 0.0625, "windows": 0.125, "rest": 0.125, "all": 0.5625}
+
+
 @pytest.mark.parametrize(
     ("make", "parameters"),
     [
@@ -165,6 +191,8 @@ def test_both_scripts_end_with_json(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert set(report["engines"]["onnx"]["second_ms"]) == {"1", "2"}
     spent = report["engines"]["onnx"]["second_ms"]["2"]
     assert set(spent) == {"faces", "sound", "windows", "rest", "all"}
+    assert set(report["engines"]["onnx"]["stages"]["2"]) == set(spent)
+    assert report["engines"]["onnx"]["stages"]["2"]["faces"]["reached"] > 0
     assert report["ceilings"]["onnx"] > 0
     assert "left_out" in report["engines"]["tensorrt"]
     assert peers.main([*shared, "--network", "B0", "--engine", "torch"]) == 0
