@@ -1,9 +1,9 @@
 """`python benchmarks/gpu_check.py --out DIR`: everything that has to be measured on a GPU, in eight minutes.
 
 For a bare machine with torch, numba-cuda and pytest: runs the tests marked `gpu`, compiles the engine that
-needs it, and runs the other benchmarks. A part that fails or runs out of time is reported and stops nothing. A short
-table comes last; `gpu_check.json` and `gpu_check.md` in DIR hold everything. `--cpu` runs the same parts
-small, without a GPU, to try the script. See README.md in this folder.
+needs it, and runs the other benchmarks. A part that fails or runs out of time is reported and stops nothing.
+A short table comes last; `gpu_check.json` and `gpu_check.md` in DIR hold everything. `--cpu` runs the same
+parts small, without a GPU, to try the script. See README.md in this folder.
 """
 
 import argparse

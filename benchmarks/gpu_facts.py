@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from benchmarks.engines import ANEW, CPU_ENGINES, NOTHING, absent
 from benchmarks.machine import JsonMap
 from benchmarks.sheet import number
+from benchmarks.throughput import NO_TIME
 
 Row = tuple[str, str, str]
 PAIRS = 256
@@ -59,6 +60,8 @@ def of_throughput(report: JsonMap) -> Iterator[Row]:
                 yield from _beside_anew(name, run, anew, f"{WANTED_RATIO:g}" if target else "")
         if "broke" in case:
             yield f"{name} broke off", case["broke"][:REASON], ""
+        elif not any(key.startswith("processes_") for key in case) and "left_out" not in case:
+            yield name, NO_TIME, ""
 
 
 def _beside_anew(name: str, run: JsonMap, anew: JsonMap, target: str) -> Iterator[Row]:

@@ -35,6 +35,7 @@ MOST, QUICK_MOST = 4096, 4
 LEAD_NS, LEAD_A_STREAM_NS = SECOND_NS // 5, SECOND_NS // 300
 OPEN_S, TRIAL_S, UNBOUNDED_S = 180.0, 60.0, 1e9
 SCORES_HZ = 5
+NO_TIME = "It opened, and there was no time left for a trial."
 CLEAR = 0.9
 """A failure with more of the time taken than this needs no second look."""
 WEIGHTS = {ANEW: 0.6, TORCH: 0.4, NOTHING: 0.4, **dict.fromkeys(CPU_ENGINES, 0.4)}
@@ -292,6 +293,8 @@ def sheet(engines: JsonMap) -> Sheet:
             )
         if "broke" in case:
             table.notes.append(f"{name} broke off: {case['broke']}")
+        elif not any(key.startswith("processes_") for key in case):
+            table.notes.append(f"{name}: {NO_TIME}")
     table.notes += [
         "A stream-s: a second of one more stream, in ms that a thread is awake, and of them computing.",
         "GPU KiB a stream: what opening took there, weights and all, by the tracks that there is room for.",

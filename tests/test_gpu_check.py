@@ -14,6 +14,7 @@ from benchmarks import gpu_check, parts
 from benchmarks.engines import gpu_there
 from benchmarks.gpu_facts import FACTS
 from benchmarks.parts import ROOT, counted, run_part
+from benchmarks.throughput import NO_TIME
 from tests.engine.small_bundle import write_bundle
 
 SCRIPTS = (
@@ -134,6 +135,7 @@ def test_an_engine_that_was_built_and_left_out_is_a_failure_with_its_reason() ->
     assert rows == [
         ("inductor: plan measured", "fp16, 1024 tracks"),
         ("inductor: GPU memory a stream", "7 KiB"),
+        ("inductor", NO_TIME),
     ]
 
 
