@@ -113,6 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error.name} is not installed, which makes the networks.", file=sys.stderr)
         return 2
     report["networks"] = {peer.name: _described(peer, networks[peer], bundle, options) for peer in networks}
+    report["scores"] = []
     for engine, (peer, network) in product(options.engine or ENGINES, networks.items()):
         if options.budget and time.monotonic() > begun + options.budget:
             spent: JsonMap = {"left_out": "There was no time left."}
