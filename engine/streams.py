@@ -98,7 +98,11 @@ class Recognition:
         logs = log_softmax(answers.logits / temperatures[:, None])
         rows = np.concatenate((logs, answers.attributes), axis=2, dtype=np.float64)
         said = np.stack([each.steadied(*row) for each, *row in zip(streams, windows, rows, strict=True)])
-        leads = said[:, bundle.heads.index(bundle.lead), labels:].tolist()
+        names, heads = bundle.attributes, bundle.heads
+        rated = [
+            {head: dict(zip(names, row, strict=True)) for head, row in zip(heads, rows_of_heads, strict=True)}
+            for rows_of_heads in said[..., labels:].tolist()
+        ]
         return [
             Scores(
                 t_ns=window.t_end_ns,
@@ -110,10 +114,11 @@ class Recognition:
                 valid_audio=window.valid_audio,
                 face=window.face,
                 track=stream.track,
-                attributes=dict(zip(bundle.attributes, lead, strict=True)),
+                attributes=attributes[bundle.lead],
+                head_attributes=attributes,
             )
-            for stream, window, probabilities, lead in zip(
-                streams, windows, softmax(said[..., :labels]), leads, strict=True
+            for stream, window, probabilities, attributes in zip(
+                streams, windows, softmax(said[..., :labels]), rated, strict=True
             )
         ]
 

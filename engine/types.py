@@ -96,6 +96,7 @@ class Scores:
     face: box and confidence of the newest observation in the window with a face, if any.
     track: the face's track number, -1 when there has been none.
     attributes: continuous attributes by name, of the leading head (empty where the bundle has none).
+    head_attributes: the same of every head, by its name; not carried between processes nor on the feed.
     """
 
     t_ns: int
@@ -108,6 +109,7 @@ class Scores:
     face: tuple[tuple[float, float, float, float], float] | None
     track: int
     attributes: dict[str, float] = field(default_factory=dict)
+    head_attributes: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def scores(self) -> Float32:

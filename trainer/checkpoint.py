@@ -28,6 +28,13 @@ def write(
     part.replace(file)
 
 
+def read_notes(file: Path) -> dict[str, str]:
+    """The notes alone."""
+    with safe_open(file, "pt") as stored:
+        notes: dict[str, str] = stored.metadata()
+    return notes
+
+
 def read(
     file: Path, network: nn.Module, optimiser: torch.optim.Optimizer, device: str = "cpu"
 ) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -17,18 +17,22 @@ from trainer.trials import ClipScore
 def summaries(
     scores: Sequence[ClipScore], dropped: Sequence[str], seed: int, facts: Sequence[Facts] = ()
 ) -> dict[str, Summary]:
-    """Per head, without the clips whose label is among `dropped`. Raises ValueError as `summarise` does.
+    """Per head, of the clips that have a label, without those whose label is among `dropped`.
 
-    facts: none, or one a score; every clip has the same columns to group by.
+    facts: none, or one a score; every clip has the same columns to group by. Empty where no clip has a label.
+    Raises ValueError as `summarise` does.
     """
-    places = [place for place, score in enumerate(scores) if score.take.label not in dropped]
+    labels = [score.take.label for score in scores]
+    if not any(labels):
+        return {}
+    places = [place for place, label in enumerate(labels) if label is not None and label not in dropped]
     kept = [scores[place] for place in places]
     known = [facts[place] for place in places] if facts else []
     heads = [head for head in HEADS if all(head in score.heads for score in kept)]
     return {
         head: summarise(
             np.array([score.heads[head] for score in kept]),
-            [score.take.label for score in kept],
+            [str(score.take.label) for score in kept],
             [score.take.speaker for score in kept],
             kept[0].labels if kept else (),
             seed,
@@ -42,20 +46,23 @@ def summaries(
 
 
 def attribute_report(scores: Sequence[ClipScore], facts: Sequence[Facts], seed: int) -> dict[str, Any]:
-    """Per attribute of the bundle that the clips have values for: CCC of the leading head, its interval."""
+    """Per attribute of the bundle that the clips have values for: how many, and CCC of every head."""
     report: dict[str, Any] = {}
-    for name in scores[0].attributes:
+    speakers = [score.take.speaker for score in scores]
+    for name in scores[0].attributes[scores[0].lead]:
         targets = np.array([each.attributes.get(name, np.nan) for each in facts], np.float64)
         if np.isnan(targets).all():
             continue
-        answers = np.array([score.attributes[name] for score in scores])
-        ccc = concordance(answers, targets)
-        interval = concordance_interval(answers, targets, [score.take.speaker for score in scores], seed)
-        report[name] = {
-            "ccc": None if np.isnan(ccc) else ccc,
-            "interval": [None if np.isnan(end) else end for end in interval],
-            "clips": int((~np.isnan(targets)).sum()),
-        }
+        heads = {}
+        for head in scores[0].attributes:
+            answers = np.array([score.attributes[head][name] for score in scores])
+            ccc = concordance(answers, targets)
+            interval = concordance_interval(answers, targets, speakers, seed)
+            heads[head] = {
+                "ccc": None if np.isnan(ccc) else ccc,
+                "interval": [None if np.isnan(end) else end for end in interval],
+            }
+        report[name] = {"clips": int((~np.isnan(targets)).sum()), "heads": heads}
     return report
 
 
@@ -80,7 +87,7 @@ def order_report(
         return {head: {"uar": float(np.mean(each)), "orders": each} for head, each in uars.items()}
 
     report: dict[str, Any] = {"count": len(orders), "heads": heads(always)}
-    if set(drop_label) - set(always):
+    if report["heads"] and set(drop_label) - set(always):
         report["without"] = {"labels": list(drop_label), "heads": heads(drop_label)}
     return report
 
@@ -106,7 +113,7 @@ def clip_report(
     }
     if attributes := attribute_report(scores, facts, seed):
         report["attributes"] = attributes
-    if set(drop_label) - set(always):
+    if report["heads"] and set(drop_label) - set(always):
         fewer = summaries(scores, drop_label, seed, facts)
         report["without"] = {
             "labels": list(drop_label),
@@ -120,6 +127,7 @@ def clip_report(
             "label": score.take.label,
             "groups": each.groups,
             "heads": {head: np.round(values, 5).tolist() for head, values in score.heads.items()},
+            "attributes": score.attributes,
         }
         for score, each in zip(scores, facts, strict=True)
     ]

@@ -7,9 +7,9 @@ always give the same. It knows nothing of models and scores. Data leaves it as t
 
 import heapq
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
@@ -23,6 +23,8 @@ from trainer.data.clips import play
 GAMMA = 2.2
 LOOKED_AT, LOOK_EVERY = 3, 8  # pictures in which the face's width is measured, and how far apart
 SMALLEST_PX = 16
+Played = Callable[[bool, bool], Iterator[Frame | Block]]
+"""A clip to be played: its picture, its sound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,26 +45,32 @@ class Disturbance:
 
 
 def disturbed(
-    file: Path, disturbance: Disturbance, finder: FaceFinder, picture: bool = True, sound: bool = True
+    file: Path,
+    disturbance: Disturbance,
+    finder: FaceFinder,
+    picture: bool = True,
+    sound: bool = True,
+    sound_file: Path | None = None,
 ) -> Iterator[Frame | Block]:
-    """The clip with its disturbance. Raises ValueError for an unknown kind, else as `play` does."""
+    """The clip of `play` with its disturbance. Raises ValueError for an unknown kind, else as `play` does."""
     kind, level = disturbance.kind, disturbance.level
     if kind not in CHANGES:
         raise ValueError(f"There is no disturbance {kind!r}; there are {', '.join(CHANGES)}.")
+    played = partial(play, file, sound_file=sound_file)
     if kind == "window_s":
-        return play(file, picture, sound)
+        return played(picture, sound)
     if kind == "offset_ms":
-        return _apart(file, round(level * 1e6), picture, sound)
+        return _apart(played, round(level * 1e6), picture, sound)
     if kind == "sound_snr_db":
-        return _noisy(file, level, picture, sound)
+        return _noisy(played, level, _seed(file), picture, sound)
     if kind == "lost_frames":
         rng = np.random.default_rng(_seed(file))
-        items = play(file, picture, sound)
+        items = played(picture, sound)
         return (item for item in items if isinstance(item, Block) or rng.random() >= level)
     width = _face_width(file, finder) if picture and kind in ("blur", "face_px") else 0.0
     return (
         replace(item, image=_changed(item.image, kind, level, width)) if isinstance(item, Frame) else item
-        for item in play(file, picture, sound)
+        for item in played(picture, sound)
     )
 
 
@@ -73,21 +81,21 @@ def _seed(file: Path) -> int:
     return zlib.crc32(file.name.encode())
 
 
-def _apart(file: Path, sound_later_ns: int, picture: bool, sound: bool) -> Iterator[Frame | Block]:
+def _apart(played: Played, sound_later_ns: int, picture: bool, sound: bool) -> Iterator[Frame | Block]:
     """Both senses shifted against each other; the one that is not late begins at zero, so none is cut."""
     shift_ns = {Block: max(sound_later_ns, 0), Frame: max(-sound_later_ns, 0)}
-    senses = [play(file, shown, not shown) for shown in (True, False) if (picture if shown else sound)]
+    senses = [played(shown, not shown) for shown in (True, False) if (picture if shown else sound)]
     moved = ((replace(item, t_ns=item.t_ns + shift_ns[type(item)]) for item in sense) for sense in senses)
     return heapq.merge(*moved, key=lambda item: item.t_ns)
 
 
-def _noisy(file: Path, snr_db: float, picture: bool, sound: bool) -> Iterator[Frame | Block]:
-    blocks = [item for item in play(file, False, sound) if isinstance(item, Block)]
+def _noisy(played: Played, snr_db: float, seed: int, picture: bool, sound: bool) -> Iterator[Frame | Block]:
+    blocks = [item for item in played(False, sound) if isinstance(item, Block)]
     clean = np.concatenate([block.samples for block in blocks]) if blocks else np.zeros(0, np.float32)
     level_db = active_level_db(clean) - snr_db if blocks else 0.0
-    noise = _pink(len(clean), _seed(file)) * np.float32(10 ** (level_db / 20))
+    noise = _pink(len(clean), seed) * np.float32(10 ** (level_db / 20))
     at = 0
-    for item in play(file, picture, sound):
+    for item in played(picture, sound):
         if isinstance(item, Block):
             own = noise[at : at + len(item.samples)]
             at += len(own)

@@ -1,10 +1,11 @@
 """`python -m trainer.evaluate --bundle DIR`: how well a bundle does on clips, on voices and on stills.
 
-`--clips labels.csv` plays clips with picture and sound, or either, as live; `--ravdess DIR --actors 17-20`
+`--clips labels.csv` plays clips with picture and sound, or either, as live; `--set DIR --split test` plays
+the takes of a set that `trainer.prepare` made, divided as its protocol does; `--ravdess DIR --actors 17-20`
 plays RAVDESS voices; `--stills DIR --split NAME` shows the frame encoder still faces. UAR with an interval
-over speakers, WAR, calibration, recall per label, per speaker, for each head, as a table and with `--json`
-as a file; `--out DIR` writes a report with pictures and a card. It only joins the parts: playing is in
-`trainer.trials`, counting in `trainer.metrics`, the report's folder in `trainer.report`.
+over speakers, WAR, calibration, recall per label, per speaker, CCC of attributes, for each head, as a table
+and with `--json` as a file; `--out DIR` writes a report with pictures and a card. It only joins the parts:
+playing is in `trainer.trials`, counting in `trainer.metrics`, the report's folder in `trainer.report`.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,13 @@ from engine.bundle import Bundle, load_bundle
 from engine.errors import De3Error
 from trainer.clip_report import clip_report, order_report
 from trainer.data import ravdess
-from trainer.data.clips import list_clips
+from trainer.data.clips import list_rows
 from trainer.data.takes import Take
 from trainer.facts import Facts, ravdess_facts, scaled_facts, table_facts
 from trainer.heat_map import attend
 from trainer.robustness import CURVES, fitting, robustness, sample
 from trainer.still_trials import evaluate_stills
+from trainer.take_report import takes_table
 from trainer.trials import Setting, score_clips
 
 SHOWN = {"both": (True, True), "video": (True, False), "audio": (False, True)}
@@ -50,10 +53,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--bundle", type=Path, help="folder of the bundle (default: the one that comes along)")
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument("--clips", type=Path, metavar="CSV", help="table with the columns file, speaker, label")
+    what.add_argument("--set", type=Path, metavar="DIR", help="set made by trainer.prepare, its --split")
     what.add_argument("--ravdess", "--voices", type=Path, metavar="DIR", help="RAVDESS folder, sound alone")
     what.add_argument("--stills", type=Path, metavar="DIR", help="folder of still faces as FERPlus sheets")
     p.add_argument("--actors", type=parse_actors, default=parse_actors("17-20"), help="with --ravdess")
-    p.add_argument("--split", default="dev", help="of --stills or a table of takes (default: dev)")
+    p.add_argument("--split", default="dev", help="of --set, --stills, or a table of takes (default: dev)")
     p.add_argument("--stream", action="store_true", help="a speaker's clips as one stream, baselines kept")
     p.add_argument("--modality", choices=SHOWN, default="both", help="what is shown of the clips")
     p.add_argument("--drop-label", action="append", default=[], help="report also without clips so labelled")
@@ -70,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, metavar="DIR", help="folder of a report: figures, pictures, a card")
     p.add_argument(
         "--group", action="append", default=[], metavar="COLUMN",
-        help="report on each value of this column of labels.csv apart (RAVDESS: sex and intensity always)",
+        help="report on each value of this column of the table apart (RAVDESS: sex and intensity always)",
     )  # fmt: skip
     p.add_argument(
         "--robustness", nargs="*", metavar="KIND",
@@ -84,18 +88,27 @@ def parser() -> argparse.ArgumentParser:
 
 
 def open_takes(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[Take], list[Facts]]:
-    """The clips that were asked for, and what is known of each."""
-    if arguments.clips is not None:
-        takes = list_clips(arguments.clips, arguments.split)
-        facts = table_facts(arguments.clips, takes, arguments.group, bundle.attributes)
-    else:
+    """The clips that were asked for and are rated by what the model tells, and what is known of each."""
+    if arguments.ravdess is not None:
         takes = ravdess.list_takes(arguments.ravdess, arguments.actors)
         facts = ravdess_facts(takes)
-    if not takes:
-        raise ValueError(f"{arguments.clips} lists no clips.")
-    if unknown := sorted({str(take.label) for take in takes} - set(bundle.labels)):
+    else:
+        table = arguments.clips or takes_table(arguments.set)
+        rows = list_rows(table, arguments.split)
+        if not rows:
+            raise ValueError(f"{table} lists no clips, or none of the split {arguments.split}.")
+        takes, facts = (
+            [row.take for row in rows],
+            table_facts(table, rows, arguments.group, bundle.attributes),
+        )
+    rated = [place for place, take in enumerate(takes) if take.label or facts[place].attributes]
+    if not rated:
+        told = ", ".join(bundle.attributes) or "it has none"
+        raise ValueError(f"No clip has a label or one of the model's attributes ({told}).")
+    if unknown := sorted({take.label for take in takes if take.label} - set(bundle.labels)):
         raise ValueError(f"The label {unknown[0]!r} is not one of the model's: {', '.join(bundle.labels)}.")
-    return takes, scaled_facts(facts, bundle.attribute_ranges)
+    facts = scaled_facts(facts, bundle.attribute_ranges)
+    return [takes[place] for place in rated], [facts[place] for place in rated]
 
 
 def setting_of(arguments: argparse.Namespace) -> Setting:
@@ -153,14 +166,21 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         )
     else:
         report = evaluate_clips(arguments, bundle, console)
-    source = (arguments.clips or arguments.ravdess or arguments.stills).name
+    asked = arguments.clips or arguments.set or arguments.ravdess or arguments.stills
+    source = f"{asked.resolve().name}, {arguments.split}" if arguments.set else asked.name
     return {"source": source, "bundle": bundle.name, "digest": bundle.digest} | report
 
 
 def measure_robustness(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """The curves that were asked for, of the clips that were asked for. Raises as `measure` does."""
-    takes, _ = open_takes(arguments, load_bundle(arguments.bundle))
-    takes = [take for take in takes if take.label not in arguments.drop_label]
+    """The curves that were asked for, of the clips that were asked for, and what was measured when.
+
+    Raises as `measure` does.
+    """
+    bundle = load_bundle(arguments.bundle)
+    takes, _ = open_takes(arguments, bundle)
+    takes = [take for take in takes if take.label not in (None, *arguments.drop_label)]
+    if not takes:
+        raise ValueError("--robustness needs clips with labels, and there are none.")
     takes = sample(takes, arguments.robustness_clips, arguments.seed)
     setting = setting_of(arguments)
     kinds = fitting(takes, setting, arguments.robustness)
@@ -170,7 +190,9 @@ def measure_robustness(arguments: argparse.Namespace, console: Console) -> dict[
         def advance(done: str) -> None:
             bar.update(task, advance=1, description=done)
 
-        return robustness(takes, setting, kinds, arguments.jobs, advance)
+        curves = robustness(takes, setting, kinds, arguments.jobs, advance)
+    today = datetime.now(UTC).date().isoformat()
+    return {"bundle": bundle.name, "digest": bundle.digest, "date": today} | curves
 
 
 def write_folder(arguments: argparse.Namespace, report: dict[str, Any], console: Console) -> None:
@@ -236,8 +258,8 @@ def refuse_what_does_not_go_together(p: argparse.ArgumentParser, arguments: argp
         p.error("--robustness plays clips, not --stills")
     if arguments.orders < 1 or (arguments.orders > 1 and not arguments.stream):
         p.error("--orders counts the orders of --stream: 1 or more, and only with --stream")
-    if arguments.group and arguments.clips is None:
-        p.error("--group names a column of the table of --clips")
+    if arguments.group and arguments.clips is None and arguments.set is None:
+        p.error("--group names a column of the table of --clips or --set")
     for kind in arguments.robustness or ():
         if kind not in CURVES:
             p.error(f"--robustness {kind}: there are {', '.join(CURVES)}")
@@ -265,15 +287,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show_all(console: Console, report: dict[str, Any]) -> None:
     """Prints the tables of a report."""
-    show(console, report["source"], report["heads"], report["lead"])
+    if report["heads"]:
+        show(console, report["source"], report["heads"], report["lead"])
     if "without" in report:
         names = ", ".join(report["without"]["labels"])
         show(console, f"{report['source']} without {names}", report["without"]["heads"], report["lead"])
     if "orders" in report:
         show_orders(console, report["orders"])
     for name, each in report.get("attributes", {}).items():
-        ccc = "not defined" if each["ccc"] is None else f"{each['ccc']:.3f}"
-        console.print(f"CCC of {name}: {ccc}, {each['clips']} clips.", highlight=False)
+        told = ", ".join(
+            f"{head} not defined" if figures["ccc"] is None else f"{head} {figures['ccc']:.3f}"
+            for head, figures in each["heads"].items()
+        )
+        console.print(f"CCC of {name}: {told}; {each['clips']} clips.", highlight=False)
     if "windows" in report:
         shares = f"{report['valid_video']:.0%} seen, {report['valid_audio']:.0%} heard"
         console.print(f"{report['windows']} windows; of their time {shares}.", highlight=False)

@@ -65,6 +65,7 @@ def export(
     version: str,
     card: str,
     training: dict[str, Any],
+    licence: str = LICENCE,
     pictures: Sequence[Path] = (),
 ) -> None:
     """Write the bundle and its pictures; the manifest comes last, so that half a folder never loads."""
@@ -83,7 +84,6 @@ def export(
     (out / "CARD.md").write_text(card)
     for picture in pictures:
         shutil.copyfile(picture, out / picture.name)
-    files = (*FILES, *(picture.name for picture in pictures))
     manifest = {
         "schema": 1,
         "name": name,
@@ -112,10 +112,14 @@ def export(
         "parity": {"file": "parity.npz"},
         "training": training,
         "network": {k: config[k] for k in NETWORK if k in config},
-        "licence": LICENCE,
-        "files": {file: hashlib.sha256((out / file).read_bytes()).hexdigest() for file in files},
+        "licence": licence,
+        "files": {file: _digest(out / file) for file in (*FILES, *(each.name for each in pictures))},
     }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _parity(
@@ -198,6 +202,10 @@ def main() -> None:
         "--faces", type=Path, default=DEFAULT_BUNDLE, help="bundle whose face finder it carries on"
     )
     parser.add_argument("--version", default="1")
+    parser.add_argument(
+        "--licence", default=LICENCE, metavar="NAME",
+        help=f"of the weights (default: {LICENCE}, which all that goes on from the bundled model keeps)",
+    )  # fmt: skip
     arguments = parser.parse_args()
     try:
         config = read_config(arguments.config, arguments.settings)
@@ -206,12 +214,14 @@ def main() -> None:
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{error}\n")
     out = arguments.out or run_folder(config) / "bundle"
-    card = arguments.card.read_text() if arguments.card else f"# {config['name']}\n\nLicence: {LICENCE}\n"
+    card = f"# {config['name']}\n\nLicence: {arguments.licence}\n"
+    if arguments.card:
+        card = arguments.card.read_text()
     history = weights.parent / "history.jsonl"
     rows = [json.loads(line) for line in history.read_text().splitlines()] if history.is_file() else []
     training = {
         "config": config,
-        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "weights_sha256": _digest(weights),
         "best_epoch": max(rows, key=lambda row: row["select"]) if rows else None,
     }
     export(
@@ -222,6 +232,7 @@ def main() -> None:
         version=arguments.version,
         card=card,
         training=training,
+        licence=arguments.licence,
         pictures=[arguments.card.parent / name for name in shown(card)] if arguments.card else (),
     )
     carry(arguments.faces, out)

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from trainer.attribute_scale import Ranges, on_scale
 from trainer.data import ravdess
-from trainer.data.clips import file_column
-from trainer.data.tables import read_table
+from trainer.data.clips import Row
 from trainer.data.takes import Take
 
 
@@ -24,26 +23,24 @@ class Facts:
 
 
 def table_facts(
-    table: Path, takes: Sequence[Take], groups: Sequence[str], attributes: Sequence[str]
+    table: Path, rows: Sequence[Row], groups: Sequence[str], attributes: Sequence[str]
 ) -> list[Facts]:
-    """The chosen columns of the rows that `takes` come from; an empty attribute is not known.
+    """The chosen columns of some rows of a table; an empty attribute is not known.
 
     Raises ValueError where a group's column is missing or an attribute is not a number.
     """
-    read = read_table(table)
-    if missing := sorted(set(groups) - set(read.columns)):
-        raise ValueError(f"{table} has no column {missing[0]!r} to group by.")
-    known = [name for name in attributes if name in read.columns]
-    file_name, by_file = file_column(set(read.columns)), {}
-    for line, row in read.rows:
+    facts = []
+    for row in rows:
+        if missing := sorted(set(groups) - set(row.cells)):
+            raise ValueError(f"{table} has no column {missing[0]!r} to group by.")
         try:
-            values = {name: float(row[name]) for name in known if row[name]}
+            values = {name: float(row.cells[name]) for name in attributes if row.cells.get(name)}
         except ValueError as error:
-            raise ValueError(f"{table}, line {line}: {error}.") from error
-        by_file[table.parent / row[file_name]] = Facts(
-            groups={name: row[name] or "not given" for name in groups}, attributes=values
+            raise ValueError(f"{table}, line {row.line}: {error}.") from error
+        facts.append(
+            Facts(groups={name: row.cells[name] or "not given" for name in groups}, attributes=values)
         )
-    return [by_file[take.file] for take in takes]
+    return facts
 
 
 def scaled_facts(facts: Sequence[Facts], ranges: Ranges) -> list[Facts]:

@@ -31,12 +31,13 @@ def write_report(
     licence: the bundle's. robustness: see `trainer.robustness`. attention: a clip's name and its attention.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("robustness.json", "robustness.png", "attention.png"):
+    for name in ("confusion.png", "reliability.png", "robustness.json", "robustness.png", "attention.png"):
         (folder / name).unlink(missing_ok=True)
     heads, lead = report["heads"], report["lead"]
     write_json(folder / "metrics.json", report)
-    draw_confusion(heads, folder / "confusion.png")
-    draw_reliability(heads, folder / "reliability.png")
+    if heads:
+        draw_confusion(heads, folder / "confusion.png")
+        draw_reliability(heads, folder / "reliability.png")
     write_groups(folder / "groups.csv", heads)
     if robustness is not None:
         write_json(folder / "robustness.json", robustness)

@@ -33,14 +33,30 @@ def evaluation_card(
     report: dict[str, Any], licence: str, robustness: dict[str, Any] | None, clip: str | None
 ) -> str:
     """The card of one evaluation. clip: the name of the clip whose attention was drawn, if any was."""
-    heads, lead = report["heads"], report["lead"]
-    chosen = heads.get(lead) or next(iter(heads.values()))
-    speakers = len(chosen["speakers"])
     parts = [
         f"# {report['bundle']} on {report['source']}\n",
         f"Bundle {report['bundle']}, digest {report['digest']}. Licence of the weights: {licence}.\n",
         "## How well\n",
-        f"{_shown(report, chosen)}, {len(chosen['labels'])} labels (chance {1 / len(chosen['labels']):.2f}). "
+        *(_labelled(report) if report["heads"] else [f"{_shown(report)}, without labels.\n"]),
+        *_attributes(report),
+    ]
+    if report["heads"]:
+        parts.append("![Confusion of each head](confusion.png)\n")
+        parts.append("![Reliability of each head](reliability.png)\n")
+        parts += _groups(report["heads"])
+    if robustness is not None:
+        parts += _robustness(robustness, report["lead"])
+    if clip is not None:
+        parts.append(f"## What it looks at\n\n![Attention over {clip}](attention.png)\n")
+    return "\n".join([*parts, LIMITS])
+
+
+def _labelled(report: dict[str, Any]) -> list[str]:
+    """How well labels are told, also without the dropped ones."""
+    heads, lead = report["heads"], report["lead"]
+    chosen = heads.get(lead) or next(iter(heads.values()))
+    parts = [
+        f"{_shown(report)}, {len(chosen['labels'])} labels (chance {1 / len(chosen['labels']):.2f}). "
         "In brackets the 95 % interval over speakers, where there are several. Answers are among the labels "
         "that occur; micro F1 is WAR, as each has one label.\n",
         _table(
@@ -55,45 +71,54 @@ def evaluation_card(
             ],
         ),
     ]
-    for name, each in report.get("attributes", {}).items():
-        ccc = "not defined" if each["ccc"] is None else _figure(each["ccc"], each["interval"])
-        parts.append(f"CCC of {name}, {each['clips']} clips: {ccc}.\n")
     if "without" in report:
         fewer = report["without"]["heads"]
         row = ("UAR", *(_figure(each["uar"], each["interval"]) for each in fewer.values()))
         names = ", ".join(report["without"]["labels"])
         parts.append(f"Without {names}:\n\n" + _table(("", *fewer), [row]))
-    parts += ["![Confusion of each head](confusion.png)\n", "![Reliability of each head](reliability.png)\n"]
-    parts += _groups(heads, speakers)
-    if robustness is not None:
-        parts += _robustness(robustness, lead)
-    if clip is not None:
-        parts.append(f"## What it looks at\n\n![Attention over {clip}](attention.png)\n")
-    return "\n".join([*parts, LIMITS])
+    return parts
 
 
-def _shown(report: dict[str, Any], chosen: dict[str, Any]) -> str:
-    """What was shown to the model, in words."""
+def _attributes(report: dict[str, Any]) -> list[str]:
+    """CCC of every attribute and head."""
+    attributes = report.get("attributes", {})
+    if not attributes:
+        return []
+    rows = []
+    for name, each in attributes.items():
+        figures = (
+            "not defined" if head["ccc"] is None else _figure(head["ccc"], head["interval"])
+            for head in each["heads"].values()
+        )
+        rows.append((name, str(each["clips"]), *figures))
+    return [_table(("CCC", "clips", *next(iter(attributes.values()))["heads"]), rows)]
+
+
+def _shown(report: dict[str, Any]) -> str:
+    """What was shown to the model, in words; of clips with and without labels those with."""
     if "split" in report:
+        chosen = next(iter(report["heads"].values()))
         return f"{chosen['clips']} still faces ({report['split']})"
     how = "each speaker's clips as one stream" if report["stream"] else "each clip alone"
     senses = {"both": "", "video": ", only the picture shown", "audio": ", only the sound played"}
-    speakers = _count(len(chosen["speakers"]), "speaker")
-    return f"{_count(chosen['clips'], 'clip')} of {speakers}, {how}{senses[report['modality']]}"
+    clips = [clip for clip in report["clips"] if clip["label"] or not report["heads"]]
+    speakers = _count(len({clip["speaker"] for clip in clips}), "speaker")
+    return f"{_count(len(clips), 'clip')} of {speakers}, {how}{senses[report['modality']]}"
 
 
-def _groups(heads: dict[str, dict[str, Any]], speakers: int) -> list[str]:
+def _groups(heads: dict[str, dict[str, Any]]) -> list[str]:
     parts = []
-    columns = list(next(iter(heads.values()))["groups"])
+    first = next(iter(heads.values()))
+    columns = list(first["groups"])
     for column in columns:
         rows = []
-        for value, row in next(iter(heads.values()))["groups"][column].items():
+        for value, row in first["groups"][column].items():
             rows.append((value, str(row["speakers"]), str(row["clips"]), *_uars(heads, column, value)))
         parts.append(f"## By {column}\n\n" + _table((column, "speakers", "clips", *heads), rows))
-    if speakers > 1:
+    if len(first["speakers"]) > 1:
         rows = [
             (name, str(row["clips"]), *(f"{each['speakers'][name]['uar']:.2f}" for each in heads.values()))
-            for name, row in next(iter(heads.values()))["speakers"].items()
+            for name, row in first["speakers"].items()
         ]
         parts.append("## By speaker\n\n" + _table(("speaker", "clips", *heads), rows))
     return parts

@@ -5,6 +5,7 @@ Data leaves it as plain values, the content of `robustness.json`.
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,14 +41,13 @@ def sample(takes: Sequence[Take], most: int | None, seed: int) -> list[Take]:
     """At most so many takes, drawn with their labels in turn; in the order of `takes`."""
     if most is None or most >= len(takes):
         return list(takes)
-    shuffled = random.Random(seed).sample(list(takes), len(takes))
-    turns: dict[str, int] = {}
+    shuffled = random.Random(seed).sample(range(len(takes)), len(takes))
+    turns: Counter[str | None] = Counter()
     ranked = []
-    for place, take in enumerate(shuffled):
-        turns[take.label] = turns.get(take.label, 0) + 1
-        ranked.append((turns[take.label], place, take.file))
-    chosen = {file for _, _, file in sorted(ranked)[:most]}
-    return [take for take in takes if take.file in chosen]
+    for order, place in enumerate(shuffled):
+        turns[takes[place].label] += 1
+        ranked.append((turns[takes[place].label], order, place))
+    return [takes[place] for place in sorted(place for _, _, place in sorted(ranked)[:most])]
 
 
 def fitting(takes: Sequence[Take], setting: Setting, kinds: Sequence[str]) -> list[str]:
@@ -57,8 +57,9 @@ def fitting(takes: Sequence[Take], setting: Setting, kinds: Sequence[str]) -> li
     """
     if unknown := sorted(set(kinds) - set(CURVES)):
         raise ValueError(f"There is no robustness curve {unknown[0]!r}; there are {', '.join(CURVES)}.")
-    held = contents(takes[0].file)
-    picture, sound = setting.picture and held.has_video, setting.sound and held.has_audio
+    held = [contents(take.file, take.sound) for take in takes]
+    picture = setting.picture and any(each.has_video for each in held)
+    sound = setting.sound and any(each.has_audio for each in held)
     there = {"picture": picture, "sound": sound, "both": picture and sound, "either": True}
     return [kind for kind in kinds or CURVES if there[CURVES[kind].senses]]
 

@@ -19,7 +19,7 @@ from trainer.model.de3 import DE3
 from trainer.model.frame_encoder import FrameEncoder
 
 SOUND_PARTS = ("sound_in", "sound_encoder", "pools.1", "heads.1", "attribute_heads.1")
-KEPT = ("lead", "smoothing_s")
+KEPT = ("lead", "smoothing_s", "attribute_ranges")
 """What a bundle says beside its network that a configuration which starts from it goes on with."""
 OPTIONAL = ("window_model.attribute_heads.", "window_model.still_expression.")
 """A network with continuous attributes, or that asks the stills, may start from one without."""
@@ -35,7 +35,7 @@ def add_config(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def read_config(file: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """A configuration; one with `start_bundle` takes sizes, leading head and smoothing from that bundle.
+    """A configuration; one with `start_bundle` takes sizes and what is `KEPT` from that bundle.
 
     settings: lines of TOML that replace the file's, `seed=2` or `window_model.width=64`.
 

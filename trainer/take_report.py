@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from trainer.data.sound import RATE_HZ
+from trainer.data.tables import read_table
 from trainer.data.takes import Take
 from trainer.take_store import SHORTEST_S, Store
 
@@ -20,6 +21,9 @@ KINDS = {
     "voice": "with a voice alone",
 }
 """What may be used of a take, and how it is said."""
+TAKES = "takes.csv"
+COLUMNS = ("name", "speaker", "split", "label", "kept", "face", "voice_s", "path", "sound")
+"""Of that table; the attributes follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,22 +103,39 @@ def sort_takes(
 
 
 def write_tables(out: Path, found: Sequence[Found], failures: Sequence[Failure]) -> None:
-    """`takes.csv` (`face`: share of the pictures with one; 0 for what is not used) and `failures.csv`."""
+    """`takes.csv` (`face`: share of the pictures with one; 0 for what is not used) and `failures.csv`.
+
+    `takes.csv` has the columns of a table of one's own, so that the takes of a split can be played again.
+    """
     _write_table(
         out / "failures.csv",
         ("name", "file", "kept", "reason"),
         ((f.name, f.file, f.kept, f.reason) for f in failures),
     )
+    rated = sorted({name for f in found for name in f.take.attributes})
     rows = (
         (
             *(f.take.name, f.take.speaker, f.take.split, f.take.label),
             f.kept,
             f"{f.face:.2f}",
             f"{f.voice_s:.2f}",
+            f.take.file.absolute(),
+            f.take.sound and f.take.sound.absolute(),
+            *(f.take.attributes.get(name) for name in rated),
         )
         for f in found
     )
-    _write_table(out / "takes.csv", ("name", "speaker", "split", "label", "kept", "face", "voice_s"), rows)
+    _write_table(out / TAKES, (*COLUMNS, *rated), rows)
+
+
+def takes_table(folder: Path) -> Path:
+    """The table of a set's takes. Raises ValueError where `folder` is no set, or one that names no files."""
+    table = folder / TAKES
+    if not table.is_file():
+        raise ValueError(f"{folder} holds no {TAKES}: run trainer.prepare, and name the folder it wrote.")
+    if missing := set(COLUMNS) - set(read_table(table).columns):
+        raise ValueError(f"{table} has no {min(missing)}, as earlier versions: run trainer.prepare anew.")
+    return table
 
 
 def _write_table(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -27,6 +27,8 @@ from trainer.ranks import Outputs, Ranks, open_ranks
 from trainer.start import add_config, read_config, run_folder
 
 AVERAGE_DECAY = 0.998
+MAY_CHANGE = ("epochs", "patience", "device", "threads")
+"""What a run may go on with otherwise than it began: none of it is in the weights or in the moments."""
 
 
 class Stage(Protocol):
@@ -77,7 +79,7 @@ def build_stage(config: dict[str, Any]) -> Stage:
 
 
 class Averaged:
-    """Exponential mean of the weights; statistics of norms are taken as they are."""
+    """Exponential mean of the weights and of the norms' statistics; whole numbers are taken as they are."""
 
     def __init__(self, network: nn.Module) -> None:
         self.state = {k: v.detach().clone() for k, v in network.state_dict().items()}
@@ -100,8 +102,10 @@ def train(config: dict[str, Any], out: Path, epochs: int | None = None) -> dict[
     `threads`, `select` (the dev figure that decides which epoch is best; without it the stage's choice) and
     `patience` (epochs without a better one after which training stops; without it, it never does).
 
+    A training with `start_bundle` is validated before its first epoch too, and ends with both figures.
+
     Under `torchrun`, `out` must be one folder for all ranks. Raises ValueError for a configuration that does
-    not fit, and where ranks do not go on from the same epoch.
+    not fit, or is not the one that `out` was begun with, and where ranks do not go on from the same epoch.
     """
     with open_ranks(config.get("device", "cpu")) as ranks:
         return _train(config, out, epochs or config["epochs"], ranks)
@@ -125,7 +129,7 @@ def _train(config: dict[str, Any], out: Path, epochs: int, ranks: Ranks) -> dict
     )
     averaged = Averaged(network)
     out.mkdir(parents=True, exist_ok=True)
-    history = _resume(out, network, averaged, optimiser, schedule)
+    history, before = _resume(out, network, averaged, optimiser, schedule, config)
     if ranks.told(len(history)) != len(history):
         raise ValueError(
             f"{out} is not the same folder for all ranks: they would go on from different epochs."
@@ -136,6 +140,8 @@ def _train(config: dict[str, Any], out: Path, epochs: int, ranks: Ranks) -> dict
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     if log is not None:
         print("learns from", stage.described(), sep="\n")
+    if "start_bundle" in config and not history:
+        before = _before(stage, config, ranks)
     with Progress(*columns, disable=log is None) as progress:
         bar = progress.add_task("training", total=total, completed=len(history) * stage.steps)
         for epoch in range(len(history), epochs):
@@ -156,22 +162,43 @@ def _train(config: dict[str, Any], out: Path, epochs: int, ranks: Ranks) -> dict
                 continue
             if _best(history) is figures:
                 save_file({k: v.contiguous() for k, v in averaged.state.items()}, out / "best.safetensors")
-            _save(out, network, averaged, optimiser, schedule, history)
+            _save(out, network, averaged, optimiser, schedule, history, before, config)
             for name, value in figures.items():
                 log.add_scalar(name, value, epoch)
             progress.update(bar, description=f"epoch {epoch} " + _line(figures))
             progress.console.print(f"epoch {epoch} " + _line(figures))
     if log is not None:
         log.close()
+        _compare(before, _best(history))
     return _best(history)
 
 
+def _before(stage: Stage, config: dict[str, Any], ranks: Ranks) -> dict[str, float] | None:
+    """Figures of the weights that the training starts from; None for ranks that do not validate."""
+    next(iter(stage.batches(_seed(config, 0))))  # every epoch begins so: the network takes the data's means
+    return _figures(stage, config) if ranks.rank == 0 else None
+
+
+def _compare(before: dict[str, float] | None, best: dict[str, float]) -> None:
+    if before is None:
+        return
+    print("before training " + _line(before), "best epoch " + _line(best), sep="\n")
+    if not best["select"] > before["select"]:
+        print("On dev this is no better than the bundle that it started from.")
+
+
 def _validated(stage: Stage, averaged: Averaged, config: dict[str, Any]) -> dict[str, float]:
-    """Figures of the averaged weights; "select" is the one that the configuration names, if it names one."""
+    """Figures of the averaged weights."""
     live = {k: v.clone() for k, v in stage.network.state_dict().items()}
     stage.network.load_state_dict(averaged.state)
-    figures = stage.validate(stage.network)
+    figures = _figures(stage, config)
     stage.network.load_state_dict(live)
+    return figures
+
+
+def _figures(stage: Stage, config: dict[str, Any]) -> dict[str, float]:
+    """Figures of the weights as they are; "select" is the one that the configuration names, if any."""
+    figures = stage.validate(stage.network)
     name = config.get("select", "select")
     if name not in figures:
         raise ValueError(f"select is {name!r}; this stage has {', '.join(sorted(figures))}")
@@ -203,7 +230,7 @@ def _epoch(
     stage.network.train()
     for part in stage.frozen:
         part.eval()
-    seed = config["seed"] * 1000 + epoch
+    seed = _seed(config, epoch)
     torch.manual_seed(
         seed + ranks.rank * 1_000_003
     )  # dropout of a resumed run is that of a run never stopped
@@ -224,6 +251,10 @@ def _epoch(
     return sum(losses) / max(1, len(losses))
 
 
+def _seed(config: dict[str, Any], epoch: int) -> int:
+    return int(config["seed"] * 1000 + epoch)
+
+
 def _decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     trained = [p for p in network.parameters() if p.requires_grad]
     return [
@@ -240,10 +271,19 @@ def _one_cycle(step: int, total: int, warm_up: float) -> float:
 
 
 def _save(
-    out: Path, network: nn.Module, averaged: Averaged, optimiser: Any, schedule: Any, history: list
+    out: Path,
+    network: nn.Module,
+    averaged: Averaged,
+    optimiser: Any,
+    schedule: Any,
+    history: list,
+    before: dict[str, float] | None,
+    config: dict[str, Any],
 ) -> None:
     notes = {
         "history": json.dumps(history),
+        "before": json.dumps(before),
+        "config": json.dumps(config),
         "averaged_steps": str(averaged.steps),
         "step": str(schedule.last_epoch),
     }
@@ -252,19 +292,35 @@ def _save(
 
 
 def _resume(
-    out: Path, network: nn.Module, averaged: Averaged, optimiser: Any, schedule: Any
-) -> list[dict[str, float]]:
+    out: Path, network: nn.Module, averaged: Averaged, optimiser: Any, schedule: Any, config: dict[str, Any]
+) -> tuple[list[dict[str, float]], dict[str, float] | None]:
+    """The history, and the figures before the first epoch; nothing where the run only begins."""
     path = out / "last.safetensors"
     if not path.is_file():
-        return []
+        return [], None
+    _refuse_another(path, checkpoint.read_notes(path), config)
     device = str(next(iter(averaged.state.values())).device)
     averaged.state, notes = checkpoint.read(path, network, optimiser, device)
     averaged.steps = int(notes["averaged_steps"])
     schedule.last_epoch = int(notes["step"])
     for group, base in zip(optimiser.param_groups, schedule.base_lrs, strict=True):
         group["lr"] = base * schedule.lr_lambdas[0](schedule.last_epoch)
-    history: list[dict[str, float]] = json.loads(notes["history"])
-    return history
+    return json.loads(notes["history"]), json.loads(notes.get("before", "null"))
+
+
+def _refuse_another(path: Path, notes: dict[str, str], config: dict[str, Any]) -> None:
+    """Moments belong to the very parameters and data that they were gathered on.
+
+    Raises ValueError where the run began with another configuration, and names a key.
+    """
+    asked = json.loads(json.dumps(config))
+    begun = json.loads(notes.get("config", "null")) or asked  # an earlier version kept no configuration
+    for key in sorted((asked.keys() | begun.keys()) - {*MAY_CHANGE}):
+        if asked.get(key) != begun.get(key):
+            raise ValueError(
+                f"{path.parent} was begun with {key} = {json.dumps(begun.get(key))}, not "
+                f"{json.dumps(asked.get(key))}: name another --out, or remove {path} to begin anew."
+            )
 
 
 def _line(figures: dict[str, float]) -> str:

@@ -65,7 +65,7 @@ class ClipScore:
     lead: the head that leads.
     windows: how many were scored.
     valid_video, valid_audio: mean shares really seen and heard.
-    attributes: the bundle's continuous attributes, mean over the clip's windows.
+    attributes: per head the bundle's continuous attributes, mean over the clip's windows.
     """
 
     take: Take
@@ -75,7 +75,7 @@ class ClipScore:
     windows: int
     valid_video: float
     valid_audio: float
-    attributes: dict[str, float]
+    attributes: dict[str, dict[str, float]]
 
 
 def score_clips(
@@ -123,7 +123,7 @@ def _groups(takes: Sequence[Take], setting: Setting) -> Iterator[list[int]]:
 
 
 def _score_group(group: list[Take], setting: Setting) -> list[ClipScore]:
-    held = [contents(take.file) for take in group]
+    held = [contents(take.file, take.sound) for take in group]
     has_video = setting.picture and any(each.has_video for each in held)
     has_audio = setting.sound and any(each.has_audio for each in held)
     recogniser = _recogniser(setting, has_video, has_audio)
@@ -133,7 +133,7 @@ def _score_group(group: list[Take], setting: Setting) -> list[ClipScore]:
         for take in group:
             if scores:
                 recogniser.clear_window(start_ns)
-            windows, end_ns = score_windows(recogniser, take.file, setting, start_ns)
+            windows, end_ns = score_windows(recogniser, take.file, setting, start_ns, take.sound)
             scores.append(_clip_score(take, windows))
             # The next clip begins on the grid of the scores: nothing is scored twice or between clips.
             start_ns = -(-end_ns // STEP_NS) * STEP_NS
@@ -165,20 +165,27 @@ def _finder(face_model: Path | None, offline: bool) -> FaceFinder:
     return load_finder(face_model=face_model, offline=offline)[0]
 
 
-def _items(file: Path, setting: Setting) -> Iterator[Frame | Block]:
+def _items(file: Path, setting: Setting, sound_file: Path | None) -> Iterator[Frame | Block]:
     if setting.disturbance is None:
-        return play(file, setting.picture, setting.sound)
+        return play(file, setting.picture, setting.sound, sound_file)
     finder = _finder(setting.face_model, setting.offline)
-    return disturbed(file, setting.disturbance, finder, setting.picture, setting.sound)
+    return disturbed(file, setting.disturbance, finder, setting.picture, setting.sound, sound_file)
 
 
 def score_windows(
-    recogniser: Recognizer, file: Path, setting: Setting, start_ns: int = 0
+    recogniser: Recognizer,
+    file: Path,
+    setting: Setting,
+    start_ns: int = 0,
+    sound_file: Path | None = None,
 ) -> tuple[list[Scores], int]:
-    """All windows of a clip that starts at start_ns, as a run of the program has them, and where it ends."""
+    """All windows of a clip that starts at start_ns, as a run of the program has them, and where it ends.
+
+    sound_file: has the sound in place of `file`.
+    """
     windows: list[Scores] = []
     due_ns, end_ns, last_ns = start_ns + STEP_NS, start_ns, None
-    for item in _items(file, setting):
+    for item in _items(file, setting, sound_file):
         t_ns = start_ns + item.t_ns
         # A block ends later than it begins, a frame counts half a tick on either side: a window is read
         # when everything up to its end and one step more has been given.
@@ -216,6 +223,10 @@ def _clip_score(take: Take, windows: list[Scores]) -> ClipScore:
         valid_video=float(np.mean([window.valid_video for window in windows])),
         valid_audio=float(np.mean([window.valid_audio for window in windows])),
         attributes={
-            name: float(np.mean([window.attributes[name] for window in telling])) for name in first.attributes
+            head: {
+                name: float(np.mean([window.head_attributes[head][name] for window in telling]))
+                for name in first.attributes
+            }
+            for head in first.heads
         },
     )

@@ -1,12 +1,12 @@
-"""Labelled clips of any kind: lists them from a CSV file, and plays one as frames and blocks in time order.
+"""Rated clips of any kind: lists them from a CSV file, and plays one as frames and blocks in time order.
 
-`list_clips` reads a table (columns file or path, speaker, label); `play` decodes a media file as the
+`list_rows` reads a table (columns file or path, speaker, label, sound); `play` decodes a media file as the
 live runtime sees it: presentation times, BGR pictures, 16 kHz mono sound. It knows nothing of models; data
-leaves it as `Take`s and as the engine's `Frame`s and `Block`s.
+leaves it as `Row`s with `Take`s and as the engine's `Frame`s and `Block`s.
 """
 
 import os
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +18,7 @@ import soxr
 
 from engine.picture import upright
 from engine.types import SECOND_NS, Block, Float32, Frame
+from trainer.data.recordings import KNOWN
 from trainer.data.sound import RATE_HZ, mono_mixer
 from trainer.data.tables import read_table
 from trainer.data.takes import Take
@@ -27,42 +28,54 @@ GAP_NS = 40_000_000
 """A sound packet this far behind the end of the last one is there after a gap."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row of a table. line: where it stands; cells: all of it by column, of which `take` is a part."""
+
+    line: int
+    cells: dict[str, str]
+    take: Take
+
+
 def list_clips(table: Path, split: str = "dev") -> list[Take]:
+    """The takes of `list_rows`, which see."""
+    return [row.take for row in list_rows(table, split)]
+
+
+def list_rows(table: Path, split: str = "dev") -> list[Row]:
     """The rows of `table`, in its order; relative files are beside the table; `calm` counts as neutral.
 
-    Of a table as `trainer.prepare` reads it (`path` in place of `file`) only the rows of `split`.
-    Raises ValueError where a column, a file or a label is missing.
+    Of a table as `trainer.prepare` reads it (`path` in place of `file`) only the rows of `split`. `sound`
+    names the file of the sound where it is not in the clip. The label may be empty, or have no column, where
+    other columns may rate the clip.
+    Raises ValueError where a column or a file is missing, or a row has nothing but its file.
     """
     read = read_table(table)
-    name = file_column(set(read.columns))
-    missing = {name, "speaker", "label"} - set(read.columns)
-    if missing:
+    name = "path" if "path" in read.columns and "file" not in read.columns else "file"
+    more = set(read.columns) - {name, *KNOWN}
+    needed = {name, "speaker"} if more else {name, "speaker", "label"}
+    if missing := needed - set(read.columns):
         raise ValueError(f"{table} lacks the column {sorted(missing)[0]!r} (file, speaker, label).")
-    takes = []
-    for line, row in read.rows:
-        if name == "path" and row.get("split", split) != split:
+    rows = []
+    for line, cells in read.rows:
+        if name == "path" and cells.get("split", split) != split:
             continue
-        file = table.parent / row[name]
-        if not file.is_file():
-            raise ValueError(f"{table}, line {line}: there is no file {file}.")
-        label = row["label"].lower()
-        if not label:
-            raise ValueError(f"{table}, line {line}: there is no label.")
-        takes.append(
-            Take(
-                file=file,
-                corpus=table.parent.name,
-                speaker=row["speaker"],
-                label="neutral" if label == "calm" else label,
-                split="test",
-            )
+        label = cells.get("label", "").lower()
+        if not label and not any(cells[column] for column in more):
+            raise ValueError(f"{table}, line {line}: there is no label, nor any other rating.")
+        take = Take(
+            file=table.parent / cells[name],
+            sound=table.parent / cells["sound"] if cells.get("sound") else None,
+            corpus=table.parent.name,
+            speaker=cells["speaker"],
+            label="neutral" if label == "calm" else label or None,
+            split="test",
         )
-    return takes
-
-
-def file_column(columns: Set[str]) -> str:
-    """The column that names the files of a table with these columns."""
-    return "path" if "path" in columns and "file" not in columns else "file"
+        for file in (take.file, take.sound):
+            if file is not None and not file.is_file():
+                raise ValueError(f"{table}, line {line}: there is no file {file}.")
+        rows.append(Row(line=line, cells=cells, take=take))
+    return rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,23 +86,28 @@ class Contents:
     has_audio: bool
 
 
-def contents(file: Path) -> Contents:
-    """Looks into a media file. Raises av.FFmpegError where it is none."""
+def contents(file: Path, sound_file: Path | None = None) -> Contents:
+    """Looks into a media file, or two. Raises av.FFmpegError where one is none."""
     with av.open(os.fspath(file)) as container:
-        return Contents(
-            has_video=_first(container, "video") is not None, has_audio=_first(container, "audio") is not None
-        )
+        has_video, has_audio = (_first(container, kind) is not None for kind in ("video", "audio"))
+    if sound_file is not None:
+        has_audio = contents(sound_file).has_audio
+    return Contents(has_video=has_video, has_audio=has_audio)
 
 
-def play(file: Path, picture: bool = True, sound: bool = True) -> Iterator[Frame | Block]:
+def play(
+    file: Path, picture: bool = True, sound: bool = True, sound_file: Path | None = None
+) -> Iterator[Frame | Block]:
     """Frames and blocks (20 ms) of a file, ordered by time; t_ns counts from the file's earliest moment.
 
+    sound_file: has the sound in place of `file`; both begin together, each at its earliest moment.
     A stream that the file lacks, or that is not asked for, gives nothing; what a damaged packet held is left
-    out, and what stands before time 0 (an encoder's run-in), as live. Raises av.FFmpegError where the file
+    out, and what stands before time 0 (an encoder's run-in), as live. Raises av.FFmpegError where a file
     cannot be read, ValueError where nothing of a stream can be decoded.
     """
-    held = contents(file)
-    blocks = (block for block in (_blocks(file) if sound and held.has_audio else ()) if block.t_ns >= 0)
+    held = contents(file, sound_file)
+    heard = _blocks(sound_file or file) if sound and held.has_audio else ()
+    blocks = (block for block in heard if block.t_ns >= 0)
     block = next(blocks, None)
     for frame in _frames(file) if picture and held.has_video else ():
         if frame.t_ns < 0:
