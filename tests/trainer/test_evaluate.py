@@ -2,23 +2,32 @@
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
+from small_media import write_media
+from test_prepare import crema_d, msp_improv, own, ravdess
 
 from engine import Recognizer
+from engine.bundle import load_bundle
 from engine.types import Frame
 from trainer.clip_report import summaries
 from trainer.data.clips import list_clips, play
 from trainer.data.takes import Take
+from trainer.disturbances import Disturbance
 from trainer.evaluate import main, parse_actors
 from trainer.export import export
 from trainer.labels import HEADS, LABELS
 from trainer.model.de3 import DE3
+from trainer.prepare import Request, listed
+from trainer.prepare import main as prepare
 from trainer.report_card import pictures
 from trainer.trials import ClipScore, Setting, score_clips
 
@@ -44,7 +53,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for weights in network.parameters():
             weights.add_(0.3 * torch.randn_like(weights))
     folder = tmp_path_factory.mktemp("bundle")
-    export(CONFIG, network, folder, name="tiny", version="0", card="None.\n", training={})
+    network_of_own = {"name": "tiny", "version": "0", "card": "None.\n", "licence": "CC0-1.0"}
+    export(CONFIG, network, folder, **network_of_own, training={})
     return folder
 
 
@@ -193,6 +203,8 @@ def test_the_folder_holds_figures_pictures_groups_curves_and_a_card(
     assert 0 <= report["heads"]["audio"]["macro_f1"] <= 1
     curves = json.loads((out / "robustness.json").read_text(encoding="utf-8"))
     assert curves["clips"] == 3
+    assert (curves["bundle"], curves["digest"]) == ("tiny", load_bundle(bundle).digest)
+    assert date.fromisoformat(curves["date"])
     assert [point["level"] for point in curves["curves"]["window_s"]] == [0.5, 1, 2, 3, None]
     assert curves["curves"]["window_s"][-1]["heads"] == curves["untouched"]
     with (out / "groups.csv").open(newline="") as rows:
@@ -205,8 +217,65 @@ def test_the_folder_holds_figures_pictures_groups_curves_and_a_card(
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
     assert {"confusion.png", "reliability.png", "robustness.png"} == {*pictures(card)}
     assert f"{report['heads']['audio']['uar']:.3f}" in card
+    assert "Licence of the weights: CC0-1.0." in card
     assert main(options) == 0  # anew, without curves: those of before do not stay
     assert not (out / "robustness.json").exists()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("disturbance", [None, Disturbance(kind="sound_snr_db", level=20)])
+def test_the_sound_of_a_mute_picture_is_played(
+    bundle: Path, tmp_path: Path, stream: bool, disturbance: Disturbance | None
+) -> None:
+    write_media(tmp_path / "clip.mp4", sound=False)
+    write_media(tmp_path / "clip.wav")
+    table = tmp_path / "mine.csv"
+    table.write_text(
+        "path,sound,speaker,split,label\nclip.mp4,clip.wav,ann,dev,happy\nclip.mp4,,ann,dev,sad\n"
+    )
+    setting = Setting(bundle=bundle, offline=True, stream=stream, disturbance=disturbance)
+    both, mute = score_clips(list_clips(table), setting)
+    assert both.valid_video == pytest.approx(mute.valid_video, abs=0.02)
+    assert both.valid_audio > 0.1
+    assert mute.valid_audio == 0
+    take = Take(file=tmp_path / "clip.wav", corpus="made", speaker="ann", label="happy", split="dev")
+    (alone,) = score_clips([take], setting)
+    assert both.valid_audio == pytest.approx(alone.valid_audio, abs=0.02)
+
+
+@pytest.mark.parametrize("layout", [ravdess, crema_d, msp_improv, own])
+def test_a_split_of_a_prepared_set_is_played(
+    layout: Callable[[Path, Callable[..., None]], list[str]], bundle: Path, tmp_path: Path
+) -> None:
+    root, out, file = tmp_path / "set", tmp_path / "out", tmp_path / "report.json"
+    root.mkdir()
+    name, *options = layout(root, write_media)
+    prepare([name, "--root", str(root), "--out", str(out), "--jobs", "1", "--offline", *options])
+    asked = ["--bundle", str(bundle), "--set", str(out), "--split", "dev", "--group", "kept", "--offline"]
+    assert main([*asked, "--jobs", "1", "--json", str(file)]) == 0
+    report = json.loads(file.read_text(encoding="utf-8"))
+    request = Request(set_name=name, root=root, out=out, protocol=options[1] if options else "")
+    expected = [take for take in listed(request)[0] if take.split == "dev"]
+    played = [(clip["file"], clip["speaker"], clip["label"]) for clip in report["clips"]]
+    assert played == [(take.file.name, take.speaker, take.label) for take in expected]
+    assert len(played) == 2
+    assert report["source"] == "out, dev"
+    assert report["valid_audio"] > 0.1
+    assert set(report["heads"]["fused"]["groups"]["kept"]) == {"face and voice"}
+
+
+def test_the_attention_over_a_clip_is_drawn(bundle: Path, voices: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need the extra 'report'")
+    write_media(tmp_path / "clip.mp4")
+    out = tmp_path / "report"
+    options = ["--bundle", str(bundle), "--clips", str(voices), "--jobs", "1", "--offline"]
+    assert main([*options, "--out", str(out), "--heat-map", str(tmp_path / "clip.mp4")]) == 0
+    picture = cv2.imread(str(out / "attention.png"))
+    assert picture is not None
+    assert picture.std() > 10
+    coloured = np.ptp(picture.astype(int), axis=2) > 30  # the heat, not ink, paper and grey faces
+    assert coloured.mean() > 0.01
+    assert "![Attention over clip.mp4](attention.png)" in (out / "CARD.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -233,6 +302,7 @@ def test_options_that_do_not_go_together_are_refused(
         ("file,speaker\n", "lacks the column 'label'"),
         ("file,speaker,label\n", "lists no clips"),
         ("file,speaker,label\nnone.wav,s,sad\n", "there is no file"),
+        ("file,speaker,arousal\nlabels.csv,s,1\n", "No clip has a label or one of the model's attributes"),
         ("file,speaker,label\nlabels.csv,s,sad\n", "labels.csv"),
         ("file,speaker,label\nlabels.csv,s,joyful\n", "The label 'joyful' is not one of the model's"),
     ],

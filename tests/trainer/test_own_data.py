@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 CHAPTER = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Train on your own data")[2]
 SMALLER = {"epochs": 1, "steps": 2, "batch": 8}
 LABELS = ("happy", "sad")
+MORE = {"trainer.prepare": ["--offline", "--jobs", "1"], "trainer.export": ["--licence", "CC0-1.0"]}
 
 
 @pytest.fixture
@@ -53,10 +54,13 @@ def test_the_five_commands_lead_from_a_folder_to_scores(
     monkeypatch.setattr("trainer.calibrate.STEPS", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # one worker does for so little
     for _, _, module, *options in commands[:4]:
-        more = ["--offline", "--jobs", "1"] if module == "trainer.prepare" else []
+        more = MORE.get(module, [])
         monkeypatch.setattr(sys, "argv", [module, *options, *more])
         importlib.import_module(module).main()
-    assert "2 train, 2 dev" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 train, 2 dev" in said
+    assert "before training both_video " in said
+    assert "best epoch loss " in said
     assert [take.speaker for take in list_clips(folder / "recordings/mine.csv")] == ["bob", "bob"]
     _, _, *live = commands[4]
     clip = folder / "recordings" / "bob_happy.mp4"
@@ -69,5 +73,7 @@ def test_the_five_commands_lead_from_a_folder_to_scores(
     assert scores
     manifest = json.loads((folder / "runs/fine_tune/bundle/manifest.json").read_text())
     assert manifest["name"] == "fine_tune"
+    assert manifest["licence"] == "CC0-1.0"
+    assert "CC0-1.0" in (folder / "runs/fine_tune/bundle/CARD.md").read_text()
     assert manifest["training"]["config"]["sets"] == ["data/mine"]
     assert all(sum(score["scores"].values()) == pytest.approx(1, abs=1e-3) for score in scores)

@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainer.clip_report import clip_report
+from trainer.data.clips import list_clips, list_rows
 from trainer.data.takes import Take
 from trainer.facts import Facts, ravdess_facts, table_facts
 from trainer.heat_map import Attention, attend
-from trainer.labels import LABELS
+from trainer.labels import HEADS, LABELS
 from trainer.metrics import summarise
-from trainer.report_card import fill, pictures
+from trainer.report_card import evaluation_card, fill, pictures
 from trainer.report_card import main as card_main
 from trainer.robustness import CURVES, sample
+from trainer.take_report import takes_table
+from trainer.trials import ClipScore
 
 SHARED = Path(__file__).parents[2] / ".." / "shared"
 
@@ -28,15 +32,96 @@ def test_groups_and_attributes_come_from_the_named_columns(tmp_path: Path) -> No
     table.write_text(
         "file,speaker,label,sex,arousal,valence\na.wav,1,sad,f,0.5,\nb.wav,2,sad,,,x\n", encoding="utf-8"
     )
-    takes = [take(tmp_path / name) for name in ("b.wav", "a.wav")]
-    assert table_facts(table, takes, ["sex"], ["arousal"]) == [
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).touch()
+    rows = list_rows(table)[::-1]
+    assert table_facts(table, rows, ["sex"], ["arousal"]) == [
         Facts(groups={"sex": "not given"}),
         Facts(groups={"sex": "f"}, attributes={"arousal": 0.5}),
     ]
     with pytest.raises(ValueError, match="no column 'age'"):
-        table_facts(table, takes, ["age"], [])
+        table_facts(table, rows, ["age"], [])
     with pytest.raises(ValueError, match="line 3"):
-        table_facts(table, takes, [], ["valence"])
+        table_facts(table, rows, [], ["valence"])
+
+
+def test_rows_that_name_one_file_keep_what_is_said_of_each(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    table = tmp_path / "labels.csv"
+    lines = ("file,speaker,label,sex,arousal", "a.wav,1,sad,f,0.5", "a.wav,2,sad,m,-0.5", "a.wav,3,,f,1")
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rows = list_rows(table)
+    facts = table_facts(table, rows, ["sex"], ["arousal"])
+    assert [(each.groups["sex"], each.attributes["arousal"]) for each in facts] == [
+        ("f", 0.5), ("m", -0.5), ("f", 1.0)
+    ]  # fmt: skip
+    assert [row.take.label for row in rows] == ["sad", "sad", None]
+    assert len(sample([row.take for row in rows], 2, seed=0)) == 2
+
+
+def test_a_table_names_a_sound_and_may_have_no_labels(tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.wav", "b.mp4"):
+        (tmp_path / name).touch()
+    table = tmp_path / "mine.csv"
+    table.write_text("path,sound,speaker,split,arousal\na.mp4,a.wav,ann,dev,0.5\nb.mp4,,bob,test,1\n")
+    (first,) = list_clips(table)
+    assert (first.sound, first.label) == (tmp_path / "a.wav", None)
+    (second,) = list_clips(table, "test")
+    assert second.sound is None
+    table.write_text("path,sound,speaker,split,arousal\na.mp4,gone.wav,ann,dev,0.5\n")
+    with pytest.raises(ValueError, match=r"line 2: there is no file .*gone\.wav"):
+        list_clips(table)
+
+
+def rated_score(label: str | None, speaker: str, arousal: dict[str, float]) -> ClipScore:
+    return ClipScore(
+        take=Take(file=Path("a"), corpus="made", speaker=speaker, label=label, split="test"),
+        labels=tuple(LABELS), heads=dict.fromkeys(HEADS, np.where(np.array(LABELS) == "sad", 0.0, -3.0)),
+        lead="fused", windows=1, valid_video=0.0, valid_audio=1.0,
+        attributes={head: {"arousal": value} for head, value in arousal.items()},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", [("sad", None, "happy"), (None,)])
+def test_every_head_has_its_ccc_with_or_without_labels(
+    labels: tuple[str | None, ...], tmp_path: Path
+) -> None:
+    """CCC is Lin's: twice the covariance over both variances and the squared difference of the means."""
+    rng = np.random.default_rng(3)
+    targets = rng.uniform(-1, 1, 24)
+    answers = {head: targets * 0.5 + rng.normal(0.1, 0.3, 24) for head in HEADS}
+    scores = [
+        rated_score(labels[i % len(labels)], f"s{i % 4}", {head: answers[head][i] for head in HEADS})
+        for i in range(24)
+    ]
+    facts = [Facts(attributes={"arousal": value} if i != 5 else {}) for i, value in enumerate(targets)]
+    report = clip_report(scores, facts, ["happy"], 0, {"stream": False, "modality": "both"})
+    known = np.arange(24) != 5
+    assert report["attributes"]["arousal"]["clips"] == 23
+    for head in HEADS:
+        x, y = answers[head][known], targets[known]
+        (x_variance, covariance), (_, y_variance) = np.cov(x, y, bias=True)
+        expected = 2 * covariance / (x_variance + y_variance + (x.mean() - y.mean()) ** 2)
+        told = report["attributes"]["arousal"]["heads"][head]
+        assert told["ccc"] == pytest.approx(expected)
+        assert told["interval"][0] < expected < told["interval"][1]
+    card = evaluation_card(report | {"bundle": "b", "source": "s", "digest": "d"}, "none", None, None)
+    assert f"{report['attributes']['arousal']['heads']['video']['ccc']:.3f} (" in card
+    if "sad" in labels:
+        assert report["heads"]["fused"]["clips"] == 16
+        assert report["without"]["heads"]["fused"]["clips"] == 8
+    else:
+        assert report["heads"] == {}
+        assert "without" not in report
+        assert "24 clips of 4 speakers, each clip alone, without labels." in card
+
+
+def test_what_is_no_prepared_set_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no takes.csv: run trainer\.prepare"):
+        takes_table(tmp_path)
+    (tmp_path / "takes.csv").write_text("name,speaker,split,label,kept,face,voice_s\n")
+    with pytest.raises(ValueError, match=r"takes.csv has no path, as earlier versions"):
+        takes_table(tmp_path)
 
 
 def test_ravdess_names_tell_sex_and_intensity() -> None:

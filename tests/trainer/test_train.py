@@ -135,3 +135,35 @@ def test_stills_learn_what_their_teacher_says(config: dict[str, Any], tmp_path: 
         assert logits.grad is not None
         steepness.append(float(logits.grad.abs().max()))
     assert steepness[0] < 1e-6 < 1e-3 < steepness[1]
+
+
+def test_a_run_goes_on_only_as_it_was_begun(config: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(config, out, epochs=1)
+    last = (out / "last.safetensors").read_bytes()
+    for changed, said in (
+        ({"seed": 4}, r"seed = 3, not 4"),
+        ({"frozen": ["appearance"]}, r"frozen = null, not"),
+    ):
+        with pytest.raises(ValueError, match=f"was begun with {said}.*name another --out, or remove"):
+            train(config | changed, out, epochs=2)
+        assert (out / "last.safetensors").read_bytes() == last
+    train(config | {"epochs": 2, "patience": 5}, out)
+    assert len((out / "history.jsonl").read_text().splitlines()) == 2
+
+
+def test_fine_tuning_tells_what_it_started_from(
+    config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned = config | {"start_bundle": "somewhere", "learning_rate": 0.0}  # a stage that does not read it
+    torch.manual_seed(tuned["seed"])
+    stage = build_stage(tuned)
+    expected = stage.validate(stage.network)
+    told = []
+    for epochs in (1, 2):
+        train(tuned, tmp_path / "run", epochs=epochs)
+        said = capsys.readouterr().out
+        assert "On dev this is no better than the bundle that it started from." in said
+        told.append(next(line for line in said.splitlines() if line.startswith("before training ")))
+    assert told[0] == told[1]
+    assert f"uar {expected['uar']:.3f}" in told[0]
