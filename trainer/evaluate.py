@@ -97,10 +97,8 @@ def open_takes(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[Take
         rows = list_rows(table, arguments.split)
         if not rows:
             raise ValueError(f"{table} lists no clips, or none of the split {arguments.split}.")
-        takes, facts = (
-            [row.take for row in rows],
-            table_facts(table, rows, arguments.group, bundle.attributes),
-        )
+        takes = [row.take for row in rows]
+        facts = table_facts(table, rows, arguments.group, bundle.attributes)
     rated = [place for place, take in enumerate(takes) if take.label or facts[place].attributes]
     if not rated:
         told = ", ".join(bundle.attributes) or "it has none"

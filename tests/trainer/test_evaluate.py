@@ -53,8 +53,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for weights in network.parameters():
             weights.add_(0.3 * torch.randn_like(weights))
     folder = tmp_path_factory.mktemp("bundle")
-    network_of_own = {"name": "tiny", "version": "0", "card": "None.\n", "licence": "CC0-1.0"}
-    export(CONFIG, network, folder, **network_of_own, training={})
+    about = {"name": "tiny", "version": "0", "card": "None.\n", "licence": "CC0-1.0"}
+    export(CONFIG, network, folder, **about, training={})
     return folder
 
 

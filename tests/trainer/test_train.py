@@ -155,15 +155,27 @@ def test_a_run_goes_on_only_as_it_was_begun(config: dict[str, Any], tmp_path: Pa
 def test_fine_tuning_tells_what_it_started_from(
     config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tuned = config | {"start_bundle": "somewhere", "learning_rate": 0.0}  # a stage that does not read it
-    torch.manual_seed(tuned["seed"])
-    stage = build_stage(tuned)
-    expected = stage.validate(stage.network)
-    told = []
-    for epochs in (1, 2):
-        train(tuned, tmp_path / "run", epochs=epochs)
-        said = capsys.readouterr().out
-        assert "On dev this is no better than the bundle that it started from." in said
-        told.append(next(line for line in said.splitlines() if line.startswith("before training ")))
-    assert told[0] == told[1]
-    assert f"uar {expected['uar']:.3f}" in told[0]
+    tuned = config | {"start_bundle": "somewhere"}  # a stage that does not read it
+    figures = iter((0.5, 0.4, 0.3))
+
+    class Worse:
+        """The stage, whose figures fall."""
+
+        def __init__(self) -> None:
+            self.stage = build_stage(tuned)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.stage, name)
+
+        def validate(self, _: Any) -> dict[str, float]:
+            return {"select": next(figures)}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.train.build_stage", lambda _: Worse())
+        for epochs in (1, 2):  # the second run goes on, and does not validate the start again
+            train(tuned, tmp_path / "run", epochs=epochs)
+            said = capsys.readouterr().out.splitlines()
+            assert "before training select 0.500" in said
+            assert any(line.startswith("best epoch loss ") and " select 0.400" in line for line in said)
+            assert "On dev this is no better than the bundle that it started from." in said
+    assert next(figures, None) is None
