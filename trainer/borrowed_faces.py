@@ -1,4 +1,4 @@
-"""The still faces that moving faces borrow: FERPlus and LFW, enlarged, with the five points YuNet finds.
+"""The still faces that moving faces borrow: FERPlus and LFW, enlarged, with the five points a finder sees.
 
 `load` reads the sets, chooses clear stills, finds the points once and keeps them in a cache file. Knows
 nothing of motion or sound. Stills leave it as a `Bank`.
@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.signals.align import TEMPLATE
-from trainer.data.stills import BORDER, TILE, enlarged, grey
+from engine.signals.face import FaceFinder
+from trainer.data.ferplus import grey, read_ferplus
+from trainer.data.stills import BORDER, enlarged
 from trainer.face_mesh import similarities
 from trainer.labels import LABELS
 
@@ -24,9 +26,7 @@ MOST_OF_A_LABEL = 1500
 CLEAR_SHARE = 0.5
 OTHER_VOTES = ("contempt", "unknown", "no_face")
 ENLARGE = {"ferplus": 4, "lfw": 2}
-CONFIDENT = 0.6
 MOST_RESIDUAL_PX = 4.0  # at crop scale; profiles and odd finds lie further from the template
-MODEL = Path("yunet") / "face_detection_yunet_2023mar.onnx"
 HELD_INITIALS = frozenset("JM")  # LFW people whose first names start so move only in dev and test clips
 
 
@@ -74,10 +74,16 @@ class _Row:
     label: int
 
 
-def load(root: Path, split: str, cache: Path, progress: Callable[[int, int], None] | None = None) -> Bank:
-    """The stills of "train" or "dev" under `root` (`ferplus`, `lfw_expressions`, `yunet`).
+def load(
+    root: Path,
+    split: str,
+    cache: Path,
+    finder: FaceFinder,
+    progress: Callable[[int, int], None] | None = None,
+) -> Bank:
+    """The stills of "train" or "dev" under `root` (`ferplus`, `lfw_expressions`).
 
-    cache: folder for the found points, made where absent. progress is called with (done, all).
+    cache: folder for the points that the finder sees, made where absent. progress: called with (done, all).
     Raises FileNotFoundError where a set is missing.
     """
     rows = _ferplus(root / "ferplus", split) + _lfw(root / "lfw_expressions", split)
@@ -86,12 +92,13 @@ def load(root: Path, split: str, cache: Path, progress: Callable[[int, int], Non
     points = None
     if kept.is_file():
         with np.load(kept) as table:
-            points = table["points"] if np.array_equal(table["names"], names) else None
+            same = np.array_equal(table["names"], names) and str(table.get("finder")) == finder.digest
+            points = table["points"] if same else None
     if points is None:
-        points = _find(rows, root / MODEL, progress)
+        points = _find(rows, finder, progress)
         cache.mkdir(parents=True, exist_ok=True)
         part = kept.with_suffix(".part.npz")
-        np.savez(part, points=points, names=names)
+        np.savez(part, points=points, names=names, finder=np.array(finder.digest))
         part.replace(kept)
     found = np.flatnonzero(_frontal(points))
     rows = [rows[index] for index in found]
@@ -106,27 +113,17 @@ def load(root: Path, split: str, cache: Path, progress: Callable[[int, int], Non
 
 
 def _ferplus(folder: Path, split: str) -> list[_Row]:
-    chosen: dict[int, list[tuple[str, int, str]]] = {index: [] for index in range(len(LABELS))}
-    with (folder / "index.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            votes = np.array([int(row[label]) for label in LABELS])
-            others = sum(int(row[name]) for name in OTHER_VOTES)
-            best = int(votes.argmax())
-            if row["split"] != split or votes[best] < CLEAR_SHARE * (votes.sum() + others):
-                continue
-            chosen[best].append((row["sheet"], int(row["tile"]), row["fer2013_row"]))
+    chosen: dict[int, list[_Row]] = {index: [] for index in range(len(LABELS))}
+    for still in read_ferplus(folder, split):
+        best = int(still.votes.argmax())
+        if still.votes[best] >= CLEAR_SHARE * (still.votes.sum() + still.others):
+            name = f"ferplus/{still.name}"
+            row = _Row(picture=still.picture, corpus="ferplus", name=name, person="", label=best)
+            chosen[best].append(row)
     rows = []
-    sheets: dict[str, UInt8] = {}
     for label, found in chosen.items():
         order = np.random.default_rng(label).permutation(len(found))[:MOST_OF_A_LABEL]
-        for sheet, tile, name in (found[index] for index in sorted(order)):
-            if sheet not in sheets:
-                sheets[sheet] = grey(folder / sheet)
-            top, left = (TILE * n for n in divmod(tile, 32))
-            picture = sheets[sheet][top : top + TILE, left : left + TILE].copy()
-            rows.append(
-                _Row(picture=picture, corpus="ferplus", name=f"ferplus/{name}", person="", label=label)
-            )
+        rows += [found[index] for index in sorted(order)]
     return rows
 
 
@@ -146,19 +143,20 @@ def _lfw(folder: Path, split: str) -> list[_Row]:
     return rows
 
 
-def _find(rows: list[_Row], model: Path, progress: Callable[[int, int], None] | None) -> NDArray[np.float32]:
+def _find(
+    rows: list[_Row], finder: FaceFinder, progress: Callable[[int, int], None] | None
+) -> NDArray[np.float32]:
     """(N, 5, 2) float32: the points of the face nearest to each still's middle, NaN where there is none."""
-    if not model.is_file():
-        raise FileNotFoundError(f"{model} is missing; it finds the faces of the stills.")
-    finder = cv2.FaceDetectorYN.create(str(model), "", (320, 320), CONFIDENT)
     points = np.full((len(rows), 5, 2), np.nan, np.float32)
     for index, row in enumerate(rows):
         large = enlarged(row.picture, ENLARGE[row.corpus])
-        finder.setInputSize(large.shape[::-1])
-        _, faces = finder.detect(cv2.cvtColor(large, cv2.COLOR_GRAY2BGR))
-        if faces is not None:
-            middle = faces[:, :2] + faces[:, 2:4] / 2 - np.array(large.shape[::-1]) / 2
-            points[index] = faces[np.linalg.norm(middle, axis=1).argmin(), 4:14].reshape(5, 2)
+        middle = np.array(large.shape[::-1]) / 2
+        faces = finder.find(cv2.cvtColor(large, cv2.COLOR_GRAY2BGR))
+        if faces:
+            away = [
+                np.linalg.norm(np.add(face.box[:2], np.divide(face.box[2:], 2)) - middle) for face in faces
+            ]
+            points[index] = faces[int(np.argmin(away))].points
         if progress is not None:
             progress(index + 1, len(rows))
     return points

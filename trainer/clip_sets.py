@@ -11,6 +11,8 @@ A shard `shard_00000.npz` (uncompressed, no pickles) holds clips one after anoth
 """
 
 import argparse
+import hashlib
+import inspect
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -24,7 +26,9 @@ import cv2
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trainer import borrowed_faces
+from engine.errors import FinderError
+from engine.signals.face import load_finder
+from trainer import augment_video, borrowed_faces, expressions, face_mesh, motion, moving_faces
 from trainer.borrowed_faces import Bank
 from trainer.data import nemo, ravdess
 from trainer.data.sound import RATE_HZ, decode
@@ -34,6 +38,8 @@ from trainer.motion import HELD_ACTORS, TRAIN_ACTORS, MotionLibrary
 from trainer.moving_faces import LONGEST_S, BorrowedStill, Mode, MovingClip, draw_person, make_clip
 
 FORMAT = 1
+CODE = (moving_faces, motion, expressions, face_mesh, augment_video, borrowed_faces)
+"""What makes a clip: shards of another program are not mixed with those of this one."""
 SHARD_CLIPS = 40
 GROUP_CLIPS = 8
 GROUP_SHARE = 1 / 8  # of the draws; a group is eight clips, so half of the clips are in groups
@@ -54,7 +60,10 @@ class ClipPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetRequest:
-    """What a set is made from; the same request gives the same clips."""
+    """What a set is made from; the same request gives the same clips.
+
+    face_model: YuNet's file, if it is to find the faces of the stills; else the package's finder does.
+    """
 
     root: str
     out: str
@@ -62,6 +71,7 @@ class SetRequest:
     split: str
     clips: int
     seed: int
+    face_model: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -155,7 +165,8 @@ class _Maker:
         root = Path(request.root)
         training = request.split == "train"
         self.request = request
-        self.bank = borrowed_faces.load(root, "train" if training else "dev", Path(request.cache))
+        finder = load_finder(request.face_model, offline=True)[0]
+        self.bank = borrowed_faces.load(root, "train" if training else "dev", Path(request.cache), finder)
         self.voices = voices_of(root, request.split)
         self.library = MotionLibrary.load(root, TRAIN_ACTORS if training else HELD_ACTORS)
         self.plans = plan_clips(
@@ -226,20 +237,32 @@ def _shard_name(shard: int) -> str:
     return f"shard_{shard:05d}.npz"
 
 
+def load_metas(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Ticks and meta of all clips of a set in order, without their pictures. Raises as `load_shards`."""
+    for table in _shards(folder):
+        offsets, metas = table["offsets"], json.loads(str(table["meta"]))
+        yield from zip(np.diff(offsets).tolist(), metas, strict=True)
+
+
 def load_shards(folder: Path) -> Iterator[StoredClip]:
     """All clips of a set in order, one shard in memory at a time.
 
     Raises FileNotFoundError where the folder holds no finished set or a shard is missing.
     """
-    request = json.loads((folder / "set.json").read_text())
-    for shard in range(-(-request["clips"] // SHARD_CLIPS)):
-        with np.load(folder / _shard_name(shard)) as table:
-            parts = {name: table[name] for name in ("crops", "previous", "gap_ns", "seen", "offsets")}
-            metas = json.loads(str(table["meta"]))
+    for table in _shards(folder):
+        parts = {name: table[name] for name in ("crops", "previous", "gap_ns", "seen", "offsets")}
+        metas = json.loads(str(table["meta"]))
         offsets = parts.pop("offsets")
         for meta, start, end in zip(metas, offsets[:-1], offsets[1:], strict=True):
             clip = MovingClip(**{name: values[start:end] for name, values in parts.items()})
             yield StoredClip(clip=clip, meta=meta)
+
+
+def _shards(folder: Path) -> Iterator[Any]:
+    request = json.loads((folder / "set.json").read_text())
+    for shard in range(-(-request["clips"] // SHARD_CLIPS)):
+        with np.load(folder / _shard_name(shard)) as table:
+            yield table
 
 
 def contact_sheet(folder: Path, rows: int = 28, columns: int = 12) -> Path:
@@ -258,11 +281,22 @@ def contact_sheet(folder: Path, rows: int = 28, columns: int = 12) -> Path:
 def write_set(request: SetRequest, jobs: int, progress: Progress) -> None:
     """Writes all shards that are not there yet.
 
-    Raises ValueError where the folder holds a set made from another request.
+    Raises ValueError where the folder holds a set made from another request, or with another program or
+    finder, FinderError where the finder cannot be had.
     """
     out = Path(request.out)
     out.mkdir(parents=True, exist_ok=True)
-    wanted = {"format": FORMAT, "split": request.split, "clips": request.clips, "seed": request.seed}
+    finder, notice = load_finder(request.face_model)
+    progress.console.print(notice)
+    code = hashlib.sha256("".join(inspect.getsource(module) for module in CODE).encode()).hexdigest()
+    wanted = {
+        "format": FORMAT,
+        "split": request.split,
+        "clips": request.clips,
+        "seed": request.seed,
+        "finder": finder.digest,
+        "code": code[:16],
+    }
     described = out / "set.json"
     if described.is_file() and json.loads(described.read_text()) != wanted:
         raise ValueError(
@@ -277,6 +311,7 @@ def write_set(request: SetRequest, jobs: int, progress: Progress) -> None:
         Path(request.root),
         bank_split,
         Path(request.cache),
+        finder,
         lambda done, all_: progress.update(finding, completed=done, total=all_),
     )
     progress.remove_task(finding)
@@ -301,6 +336,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--face-model", type=Path, help="YuNet's file, to find the faces of the stills")
     chosen = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process
     request = SetRequest(
@@ -310,11 +346,12 @@ def main(arguments: list[str] | None = None) -> None:
         split=chosen.split,
         clips=chosen.clips,
         seed=chosen.seed,
+        face_model=chosen.face_model,
     )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         try:
             write_set(request, chosen.jobs, progress)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError, FinderError) as error:
             parser.exit(2, f"{error}\n")
         progress.console.print(f"{chosen.clips} clips in {chosen.out}; look at {contact_sheet(chosen.out)}")

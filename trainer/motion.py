@@ -7,6 +7,7 @@ sound to mouth; the expression comes from measured action units and from pattern
 It knows nothing of pictures. Motion leaves it as `Motion`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.signal import savgol_filter
 
 from trainer.data.ravdess import CORPUS as RAVDESS
-from trainer.data.ravdess import Code, parse_name
+from trainer.data.ravdess import SPEECH, Code, list_takes, parse_name
 from trainer.data.sound import RATE_HZ, decode
 from trainer.data.takes import Take
 from trainer.expressions import JAW, MIRROR, MOUTH, blinks, offsets_of, pattern
@@ -180,12 +181,13 @@ def _closed_rest(shape: Float32) -> Float32:
 class MotionLibrary:
     """Measured motion of one group of actors, and the maps learned from it.
 
+    sounds: the file of a take's sound by the name of its picture.
     shape: (68, 2) float32, the mean face at rest in eye distances, symmetric, origin between the eyes.
     """
 
-    def __init__(self, tracks: list[Track], units: dict[str, Float32], sounds: Path) -> None:
+    def __init__(self, tracks: list[Track], units: dict[str, Float32], sounds: Mapping[str, Path]) -> None:
         self._sounds = sounds
-        self._tracks = [t for t in tracks if t.code.channel == 1]
+        self._tracks = [t for t in tracks if t.code.channel == SPEECH]
         self._by_name = {_name(t.code): t for t in self._tracks}
         self._units = units
         mean = np.mean([_closed_rest(t.shape) for t in tracks], axis=0)
@@ -226,7 +228,15 @@ class MotionLibrary:
             units = {name: table[name].astype(np.float32) / 50 for name in names}
         if not tracks or not units:
             raise ValueError(f"{root} holds no landmark or action-unit tracks of the actors {actors}.")
-        return cls(tracks, units, root / "ravdess")
+        sounds = {_visual_name(take): take.file for take in list_takes(root / "ravdess", actors)}
+        silent = sorted(
+            {*(_name(t.code) for t in tracks if t.code.channel == SPEECH), *units} - sounds.keys()
+        )
+        if silent:
+            raise FileNotFoundError(
+                f"{root / 'ravdess'} lacks the sound of {silent[0]}, whose motion is measured."
+            )
+        return cls(tracks, units, sounds)
 
     def motion(
         self, rng: np.random.Generator, voice: Take, samples: Float32, label: str, expression: float
@@ -334,7 +344,7 @@ class MotionLibrary:
         return np.minimum(time_warp(source, bands_at(samples, times_s)), frames - 1)
 
     def _sound(self, name: str) -> Float32:
-        return _decoded(self._sounds / f"Actor_{name[-2:]}" / f"03{name[2:]}.ogg")
+        return _decoded(self._sounds[name])
 
     def _neutral_units(self) -> dict[int, Float32]:
         rest = {}

@@ -1,15 +1,18 @@
 """`python -m trainer.prepare NAME --root DIR --out DIR`: a set of recordings as the engine sees and hears it.
 
-NAME is ravdess, crema_d, msp_improv, nemo or csv (your own). Every take goes once through the very code that
-runs live and is kept in `OUT/takes`; from there `OUT/faces/SPLIT` and `OUT/voices` are written, which a
-configuration reads that names OUT among its `sets`. A broken run goes on where it stopped. `OUT/takes.csv`
+NAME is ravdess, crema_d, msp_improv, nemo or csv (your own); ferplus and moving_faces are handed over to
+`trainer.prepare_stills` and `trainer.moving_faces`, with their options. Every take goes once through the
+code that runs live and is kept in `OUT/takes`; from there `OUT/faces/SPLIT` and `OUT/voices` are written, which
+a configuration reads that names OUT among its `sets`. A broken run goes on where it stopped. `OUT/takes.csv`
 tells of every take what was there, face, voice or both; what could not be read, or not in full, is listed
 in `OUT/failures.csv` with the reason, and the rest goes on.
 """
 
 import argparse
 import os
+import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from engine.bundle import Bundle, load_bundle
 from engine.errors import FinderError
 from engine.signals.face import FaceFinder, load_finder
+from trainer import clip_sets, prepare_stills
 from trainer.data import crema_d, msp_improv, nemo, ravdess, recordings
 from trainer.data.protocols import SPLITS, load_protocol
 from trainer.data.takes import Take
@@ -43,6 +47,11 @@ ADAPTERS: dict[str, Callable[[Path, str], list[Take]]] = {
     "nemo": lambda root, labels: nemo.list_takes(root),
     "csv": lambda root, labels: recordings.list_takes(_table(root)),
 }
+HANDED_OVER: dict[str, Callable[[list[str]], None]] = {
+    "ferplus": prepare_stills.main,
+    "moving_faces": clip_sets.main,
+}
+"""Of sets that are no recordings: other commands make them."""
 PROTOCOLS = {"crema_d": "crema_d_folds", "msp_improv": "msp_improv_sessions"}
 """Of sets that do not divide their speakers themselves."""
 
@@ -69,12 +78,18 @@ class Request:
 def listed(request: Request) -> tuple[list[Take], int]:
     """The takes of the set with their splits, and how many were left out for having no label or attribute.
 
-    Raises FileNotFoundError or ValueError where the set is not there or not as published.
+    Raises FileNotFoundError or ValueError where the set is not there or not as published, and where labels
+    are asked for that would not be used.
     """
+    if request.labels != "intended" and request.set_name != "crema_d":
+        raise ValueError(f"{request.set_name} has one kind of labels: leave out --labels {request.labels}.")
     takes = ADAPTERS[request.set_name](request.root, request.labels)
     name = request.protocol or PROTOCOLS.get(request.set_name, "")
     if name:
-        takes = load_protocol(name).apply(takes, request.fold)
+        protocol = load_protocol(name)
+        if request.labels != "intended" and protocol.labelled:
+            raise ValueError(f"{name} has labels of its own: leave out --labels {request.labels}.")
+        takes = protocol.apply(takes, request.fold)
     rated = [take for take in takes if take.label is not None or take.attributes]
     if not rated:
         raise ValueError(f"{request.root} holds no take with a label or an attribute.")
@@ -158,8 +173,10 @@ def _keep(take: Take) -> str:
         raise FinderError("The face finder could not be kept for all processes; name its file: --face-model.")
     try:
         store.save(take, observe(take, finder, bundle))
-    except (av.FFmpegError, OSError, ValueError) as error:
-        return f"{error}".splitlines()[0]
+    except Exception as error:  # whatever is wrong with one take must not stop thousands
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        foreseen = isinstance(error, (av.FFmpegError, OSError, ValueError))
+        return reason if foreseen else f"{reason}\n{traceback.format_exc()}"
     return ""
 
 
@@ -178,10 +195,13 @@ def _usual_place(chosen: argparse.Namespace) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line. Ends with 2 where the set cannot be listed, 1 where not one take could be used."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in HANDED_OVER:
+        HANDED_OVER[given[0]](given[1:])
+        return
+    names = sorted(ADAPTERS.keys() | HANDED_OVER.keys())
     parser = argparse.ArgumentParser(prog="python -m trainer.prepare", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "set_name", choices=sorted(ADAPTERS), metavar="NAME", help=", ".join(sorted(ADAPTERS))
-    )
+    parser.add_argument("set_name", choices=sorted(ADAPTERS), metavar="NAME", help=", ".join(names))
     parser.add_argument("--root", type=Path, required=True, help="the set's folder; for csv the table")
     parser.add_argument("--out", type=Path, help="default: data/NAME; for csv data/ and the table's name")
     parser.add_argument("--protocol", default="", help="who trains and who is tested: see trainer/protocols")
@@ -190,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--face-model", type=Path, help="YuNet's file")
     parser.add_argument("--offline", action="store_true", help="never fetch the face finder")
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_args(given)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:

@@ -9,22 +9,31 @@ With `--data`, RAVDESS and nEMO are decoded into the cache first; without, it is
 """
 
 import argparse
+import inspect
+import json
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+import engine.signals.sound
 from engine.signals.sound import LogMel, MelParams, hops, log_mel
+from trainer import augment_sound
 from trainer.augment_sound import Microphones, active_level_db, change_speed, shift_formants
 from trainer.data import nemo, ravdess
 from trainer.data.sound import RATE_HZ, Voices, load_voices, open_cache
+from trainer.take_store import digest
+from trainer.work_pool import run_in_order
 
 WAVEFORM = "waveform.f16"
+MADE = "made.json"
+"""The settings that the log-mel was made with."""
 VOICE_FLOOR = 3.5  # a bin this far below the loudest is a pause; the manifest carries it to live use
 
 
@@ -122,29 +131,55 @@ def prepare(cache: Path, voices: Voices, sessions: int, jobs: int, waveform: boo
     starts, bins = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     means = np.zeros((*shape, MelParams().bands), np.float32)
     seconds, speeds = np.zeros(shape, np.float32), np.ones(shape, np.float32)
-    parts: list[NDArray[np.float16]] = []
     total = 0
-    sound = cache / "waveform.part"
-    with sound.open("wb") as file, ProcessPoolExecutor(min(jobs, len(pairs)), get_context("spawn")) as pool:
-        futures = [pool.submit(_session, cache, waveform, *pair) for pair in pairs]
-        for (_, session), future in track(zip(pairs, futures, strict=True), "voices", total=len(pairs)):
-            for index, mel, samples, speed in future.result():
+    part, sound = cache / "mel.part.npy", cache / "waveform.part"
+    jobs = min(jobs, len(pairs))
+    with (
+        part.open("wb+") as mels,
+        sound.open("wb") as file,
+        ProcessPoolExecutor(jobs, get_context("spawn")) as pool,
+    ):
+        _write_header(mels, 0)
+        heard = run_in_order(pool, _session, ((cache, waveform, *pair) for pair in pairs), 2 * jobs)
+        for (_, session), takes in track(zip(pairs, heard, strict=True), "voices", total=len(pairs)):
+            for index, mel, samples, speed in takes:
                 active = voiced(mel.astype(np.float32))
                 starts[session, index], bins[session, index] = total, len(mel)
                 means[session, index] = mel[active].astype(np.float32).mean(0)
                 seconds[session, index], speeds[session, index] = active.sum() / 100, speed
-                parts.append(mel)
+                mels.write(mel.tobytes())
                 file.write(samples.tobytes())
                 total += len(mel)
-    np.save(cache / "mel.part.npy", np.concatenate(parts))
-    (cache / "mel.npz").unlink(missing_ok=True)  # it comes last: where it is, both are whole
-    (cache / "mel.part.npy").replace(cache / "mel.npy")
+        mels.seek(0)
+        _write_header(mels, total)
+    for name in ("mel.npz", MADE):  # they come last: where both are, all is whole
+        (cache / name).unlink(missing_ok=True)
+    part.replace(cache / "mel.npy")
     sound.replace(cache / WAVEFORM)
     if not waveform:
         (cache / WAVEFORM).unlink()
     part = cache / "mel.part.npz"
     np.savez(part, starts=starts, bins=bins, means=means, seconds=seconds, speeds=speeds)
     part.replace(cache / "mel.npz")
+    (cache / MADE).write_text(json.dumps(settings(sessions)))
+
+
+def settings(sessions: int) -> dict[str, Any]:
+    """Everything that shapes the log-mel of voices but the voices themselves, as plain values."""
+    code = [inspect.getsource(part) for part in (augment_sound, engine.signals.sound, _session, _babblers)]
+    return {"sessions": sessions, "mel": asdict(MelParams()), "code": digest(code)}
+
+
+def is_made(cache: Path, sessions: int, waveform: bool) -> bool:
+    """Whether a cache holds the log-mel of its voices with these settings, and the waveform where wanted."""
+    there = all((cache / name).is_file() for name in ("mel.npz", MADE, *([WAVEFORM] if waveform else [])))
+    return there and json.loads((cache / MADE).read_text()) == settings(sessions)
+
+
+def _write_header(file: BinaryIO, bins: int) -> None:
+    """Of an array (bins, 64) float16; numpy leaves room in it for the length, which is known last."""
+    described = {"descr": "<f2", "fortran_order": False, "shape": (bins, MelParams().bands)}
+    np.lib.format.write_array_header_1_0(file, described)
 
 
 def bundled_voices(data: Path, cache: Path) -> Voices:

@@ -7,32 +7,43 @@ encoder they come from. Without `sets`, a configuration names `cache`, `clips` a
 knows nothing of networks but that encoder. Data leaves as `SetFolders`.
 """
 
-import hashlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from engine.signals.flow import FlowParams
 from trainer import prepare_voices
+from trainer.clip_sets import load_metas
 from trainer.data.sound import open_cache
 from trainer.model.de3 import takes_waveform
 from trainer.model.frame_encoder import FrameEncoder
-from trainer.prepare_windows import load_frame_encoder, write_tokens
-from trainer.set_union import SetFolders
+from trainer.prepare_windows import (
+    MADE,
+    appearance_digest,
+    described,
+    flow_params,
+    load_frame_encoder,
+    refuse_others,
+    write_tokens,
+)
+from trainer.set_union import SetFolders, refuse_in_two_splits
 from trainer.take_store import digest
 
 FORMAT = 1
 SESSIONS = 5
-MADE = "made.json"
+SHARDS = "faces.json"
+"""What of the set the tokens were made from."""
 
 
 def training_sets(config: dict[str, Any]) -> list[SetFolders]:
-    """Where the configuration's training takes windows from."""
+    """Where the configuration's training takes windows from. Raises ValueError as `dev_sets`."""
     if "sets" not in config:
-        return [SetFolders(Path(config["cache"]), (Path(config["clips"]),))]
+        return [_named(config, "clips")]
     return _folders(config, config["splits"])
 
 
@@ -44,9 +55,12 @@ def voice_sets(config: dict[str, Any]) -> list[SetFolders]:
 
 
 def dev_sets(config: dict[str, Any], split: str = "dev") -> list[SetFolders]:
-    """Where validation takes them from; of `sets` also another split may be asked for."""
+    """Where validation takes them from; of `sets` also another split may be asked for.
+
+    Raises ValueError where the tokens that the configuration names come from another frame encoder.
+    """
     if "sets" not in config:
-        return [SetFolders(Path(config["cache"]), (Path(config["dev_clips"]),))]
+        return [_named(config, "dev_clips")]
     return _folders(config, (split,))
 
 
@@ -61,41 +75,76 @@ def make_ready(config: dict[str, Any], jobs: int | None = None, device: torch.de
 
     device: that computes tokens; without one, the CPU.
 
-    Raises ValueError where one of them is no folder that `trainer.prepare` wrote.
+    Raises ValueError where one of them is no folder that `trainer.prepare` wrote, or a speaker, heard or
+    seen, is in two splits.
     """
     if "sets" not in config:
         return
+    known: list[tuple[str, str]] = []
     for folder in map(Path, config["sets"]):
         voices, faces = _voices(folder), sorted((folder / "faces").glob("*/set.json"))
         if voices is None and not faces:
             raise ValueError(
                 f"{folder} holds no voices and no faces: run trainer.prepare with --out {folder}."
             )
-        waveform = takes_waveform(config)
-        needed = ("mel.npz", prepare_voices.WAVEFORM) if waveform else ("mel.npz",)
-        if voices is not None and not all((voices / name).is_file() for name in needed):
-            sessions, processes = config.get("sessions", SESSIONS), jobs or os.cpu_count() or 1
-            prepare_voices.prepare(voices, open_cache(voices), sessions, processes, waveform)
+        known += _speakers(voices, faces)
+    refuse_in_two_splits(known)
+    for folder in map(Path, config["sets"]):
+        voices, faces = _voices(folder), sorted((folder / "faces").glob("*/set.json"))
+        if voices is not None:
+            _make_mel(config, voices, jobs or os.cpu_count() or 1)
         if config["stage"] != "windows":
             continue
         encoder = load_frame_encoder(config)
         names = [] if voices is None else open_cache(voices).names.tolist()
-        tokens = _tokens(folder, encoder)
-        for described in faces:
-            _make_tokens(encoder.to(device or "cpu"), names, described, tokens / described.parent.name)
+        tokens, flow = _tokens(folder, encoder), flow_params(config)
+        encoder = encoder.to(device or "cpu")
+        for told in faces:
+            _make_tokens(encoder, flow, names, told, tokens / told.parent.name)
 
 
-def _make_tokens(encoder: FrameEncoder, names: Sequence[str], described: Path, out: Path) -> None:
-    wanted = {"format": FORMAT, "faces": json.loads(described.read_text()), "voices": digest(names)}
-    made = out / MADE
-    if made.is_file() and json.loads(made.read_text()) == wanted:
+def _speakers(voices: Path | None, faces: Sequence[Path]) -> list[tuple[str, str]]:
+    """Everybody of a set and the split in which somebody is, heard or seen."""
+    known = {(meta["speaker"], told.parent.name) for told in faces for _, meta in load_metas(told.parent)}
+    if voices is not None:
+        heard = open_cache(voices)
+        known |= set(zip(heard.speakers.tolist(), heard.splits.tolist(), strict=True))
+    return sorted(known)
+
+
+def _make_mel(config: dict[str, Any], voices: Path, jobs: int) -> None:
+    sessions, waveform = config.get("sessions", SESSIONS), takes_waveform(config)
+    if prepare_voices.is_made(voices, sessions, waveform):
         return
-    made.unlink(missing_ok=True)
-    write_tokens(encoder, names, described.parent, out)
-    made.write_text(json.dumps(wanted))
+    if (voices / "mel.npz").is_file():
+        print(f"The log-mel in {voices} was made with other settings; it is made anew.", file=sys.stderr)
+    prepare_voices.prepare(voices, open_cache(voices), sessions, jobs, waveform)
+
+
+def _make_tokens(
+    encoder: FrameEncoder, flow: FlowParams, names: Sequence[str], told: Path, out: Path
+) -> None:
+    shards = {"format": FORMAT, "faces": json.loads(told.read_text()), "voices": digest(names)}
+    made, note = out / MADE, out / SHARDS
+    same = made.is_file() and json.loads(made.read_text()) == described(encoder, flow)
+    if same and note.is_file() and json.loads(note.read_text()) == shards:
+        return
+    if made.is_file():
+        print(f"The tokens in {out} were made with other settings or faces; made anew.", file=sys.stderr)
+    note.unlink(missing_ok=True)
+    write_tokens(encoder, flow, names, told.parent, out)
+    note.write_text(json.dumps(shards))
+
+
+def _named(config: dict[str, Any], key: str) -> SetFolders:
+    clips = Path(config[key])
+    refuse_others(config, clips)
+    return SetFolders(Path(config["cache"]), (clips,))
 
 
 def _folders(config: dict[str, Any], splits: Sequence[str]) -> list[SetFolders]:
+    if config["stage"] != "windows":
+        return voice_sets(config)
     encoder = load_frame_encoder(config)
     found = []
     for folder in map(Path, config["sets"]):
@@ -110,8 +159,4 @@ def _voices(folder: Path) -> Path | None:
 
 
 def _tokens(folder: Path, encoder: FrameEncoder) -> Path:
-    """Tokens of the same pictures differ with the appearance encoder alone."""
-    content = hashlib.sha256()
-    for name, weight in sorted(encoder.appearance.state_dict().items()):
-        content.update(name.encode() + weight.numpy().tobytes())
-    return folder / "tokens" / content.hexdigest()[:12]
+    return folder / "tokens" / appearance_digest(encoder)

@@ -4,7 +4,7 @@ Arrays that lie on disk stay there. Of one set everything is what the set itself
 configurations and draws nothing. Data leaves as `Voices`, `Mels` and `Clips`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,13 +64,14 @@ def union(sets: Sequence[SetFolders], waveform: bool = False) -> tuple[Voices, M
         for folder in each.clips
     ]
     joint = _voices(voices)
-    _refuse_in_two_splits(joint)
+    refuse_in_two_splits(zip(joint.speakers.tolist(), joint.splits.tolist(), strict=True))
     return joint, _mels(mels, waveform), _clips(clips)
 
 
-def _refuse_in_two_splits(voices: Voices) -> None:
+def refuse_in_two_splits(known: Iterable[tuple[str, str]]) -> None:
+    """known: speakers and their splits. Raises ValueError where one is in two."""
     splits: dict[str, str] = {}
-    for speaker, split in zip(voices.speakers.tolist(), voices.splits.tolist(), strict=True):
+    for speaker, split in known:
         if splits.setdefault(speaker, split) != split:
             raise ValueError(f"The speaker {speaker} is {split} in one set and {splits[speaker]} in another.")
 

@@ -124,6 +124,8 @@ class WindowSource:
     @torch.inference_mode()
     def renew_motion_means(self, encoder: nn.Module, seed: int) -> None:
         """Mean motion token of every clip, from some of its ticks, with the encoder as it is now."""
+        if not len(self.clips.labels):
+            return
         training = [part for part in encoder.modules() if part.training]
         encoder.eval()
         device = next(encoder.parameters()).device

@@ -5,8 +5,9 @@ kills its process (a decoder that crashes) is tried once more alone, and reporte
 knows nothing of what the work is. Results leave as (item, result) pairs.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain
 from multiprocessing import get_context
@@ -42,6 +43,19 @@ def run_all(
             future = pool.submit(work, item)
             died = isinstance(future.exception(), BrokenProcessPool)
             yield item, Died() if died else future.result()
+
+
+def run_in_order(
+    pool: Executor, work: Callable[..., Result], items: Iterable[tuple[Any, ...]], ahead: int
+) -> Iterator[Result]:
+    """Yields work(*item) in the order of the items; at most `ahead` results wait to be taken."""
+    running: deque[Future[Result]] = deque()
+    for item in items:
+        running.append(pool.submit(work, *item))
+        if len(running) >= ahead:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
 
 
 def _until_broken(

@@ -10,7 +10,9 @@ import pytest
 from engine.types import Block, Frame
 from trainer.data import nemo, ravdess
 from trainer.data.clips import Contents, contents, list_clips, play
+from trainer.data.ferplus import TILE, read_ferplus
 from trainer.data.sound import RATE_HZ, decode, load_voices, open_cache
+from trainer.data.stills import load_ferplus
 from trainer.data.takes import Take
 from trainer.labels import LABELS
 
@@ -92,6 +94,37 @@ def test_nemo_is_whole_with_two_dev_speakers() -> None:
     assert all(take.file.is_file() for take in takes[::500])
     assert {take.speaker for take in takes if take.split == "dev"} == {"nemo/IC0", "nemo/WR0"}
     assert {take.label for take in takes} == set(LABELS) - {"disgust"}
+
+
+def test_ferplus_is_the_same_in_both_layouts(tmp_path: Path) -> None:
+    ours = shared("ferplus")
+    sheets = [still for still, _ in zip(read_ferplus(ours, "dev"), range(40), strict=False)]
+    words = ("neutral,happiness,surprise,sadness,anger,disgust,fear", "contempt,unknown,NF")
+    order = ["neutral", "happy", "surprised", "sad", "angry", "disgust", "fearful"]
+    votes = [f"Usage,Image name,{words[0]},{words[1]}", "Training,fer1.png,10,0,0,0,0,0,0,0,0,0"]
+    pixels = ["emotion,pixels,Usage", "6," + " ".join(["7"] * TILE**2) + ",Training"]
+    for still in sheets:
+        counts = [int(still.votes[LABELS.index(label)]) for label in order]
+        votes.append(",".join(map(str, ("PublicTest", "", *counts, 0, int(still.others), 0))))
+        pixels.append("0," + " ".join(map(str, still.picture.ravel())) + ",PublicTest")
+    with pytest.raises(FileNotFoundError, match=r"neither fer2013new\.csv with fer2013\.csv"):
+        load_ferplus(tmp_path, "dev")
+    (tmp_path / "fer2013new.csv").write_text("\n".join(votes) + "\n")
+    (tmp_path / "fer2013.csv").write_text("\n".join(pixels) + "\n")
+    published = list(read_ferplus(tmp_path, "dev"))
+    assert [still.name for still in published] == [str(row) for row in range(1, 41)]
+    for still, sheet in zip(published, sheets, strict=True):
+        np.testing.assert_array_equal(still.picture, sheet.picture)
+        np.testing.assert_array_equal(still.votes, sheet.votes)
+        assert still.others == sheet.others
+    (picture,), shares = load_ferplus(tmp_path, "train")
+    assert (picture == 7).all()
+    assert shares[0, LABELS.index("neutral")] == 1
+    with pytest.raises(ValueError, match="no face of FERPlus whose split is 'test'"):
+        load_ferplus(tmp_path, "test")
+    (tmp_path / "fer2013.csv").write_text("\n".join([pixels[0], *pixels[2:], pixels[1]]) + "\n")
+    with pytest.raises(ValueError, match="differ in row 0"):
+        load_ferplus(tmp_path, "train")
 
 
 def test_sound_is_decoded_to_sixteen_kilohertz_mono(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data import crema_d, msp_improv, protocols, ravdess, recordings
+from trainer.data import crema_d, msp_improv, nemo, protocols, ravdess, recordings
 from trainer.data.takes import Take, majority
 from trainer.labels import LABELS
 
@@ -145,6 +145,45 @@ def test_crema_d_pairs_picture_and_sound(tmp_path: Path) -> None:
     assert perceived["1001_IEO_HAP_LO"].label == "neutral"
     assert perceived["1001_IEO_HAP_LO"].shares["happy"] == 0.3
     assert perceived["1001_IEO_HAP_MD"].label is None
+
+
+def test_what_nobody_rated_has_no_label(tmp_path: Path) -> None:
+    touch(tmp_path, "VideoFlash/1001_IEO_NEU_XX.flv", "VideoFlash/1001_IEO_HAP_LO.flv")
+    (tmp_path / "tabulatedVotes.csv").write_text(
+        '"","A","D","F","H","N","S","fileName"\n"300001",0,0,0,1,9,0,"1001_IEO_NEU_XX"\n'
+    )
+    perceived = {take.name: take for take in crema_d.list_takes(tmp_path, "both")}
+    assert perceived["1001_IEO_NEU_XX"].label == "neutral"
+    assert perceived["1001_IEO_HAP_LO"].label is None
+    assert {take.label for take in crema_d.list_takes(tmp_path, "voice")} == {None}
+
+
+def test_what_macos_puts_beside_files_is_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, "Actor_01/03-01-03-01-01-01-01.wav", "Actor_01/._03-01-03-01-01-01-01.wav")
+    assert [take.name for take in ravdess.list_takes(tmp_path)] == ["03-01-03-01-01-01-01"]
+    touch(tmp_path, "AudioWAV/1001_IEO_NEU_XX.wav", "AudioWAV/._1001_IEO_NEU_XX.wav")
+    assert [take.name for take in crema_d.list_takes(tmp_path)] == ["1001_IEO_NEU_XX"]
+
+
+def test_nemo_is_found_as_published_and_beside_its_table(tmp_path: Path) -> None:
+    (tmp_path / "data.tsv").write_text(
+        "file_id\temotion\traw_text\tnormalized_text\tspeaker_id\tgender\tage\n"
+        "WR0_sadness_1.wav\tsadness\tTak.\ttak\t   WR0\tmale\t23\n"
+        "EB0_anger_1.wav\tanger\tTak.\ttak\tEB0\tfemale\t27\n"
+    )
+    with pytest.raises(FileNotFoundError, match=r"no samples/\*\.wav of nEMO"):
+        nemo.list_takes(tmp_path)
+    touch(tmp_path, "EB0_anger_1.ogg", "samples/WR0_sadness_1.wav", "samples/._WR0_sadness_1.wav")
+    first, second = nemo.list_takes(tmp_path)
+    assert (first.file, first.label, first.split) == (tmp_path / "EB0_anger_1.ogg", "angry", "train")
+    assert (second.file, second.speaker, second.split) == (
+        tmp_path / "samples" / "WR0_sadness_1.wav",
+        "nemo/WR0",
+        "dev",
+    )
+    (tmp_path / "data.tsv").write_text("file_id\temotion\tspeaker_id\nEB0_joy_1.wav\tjoy\tEB0\n")
+    with pytest.raises(ValueError, match="nEMO has no emotion 'joy'"):
+        nemo.list_takes(tmp_path)
 
 
 def test_ravdess_lists_every_performance_once(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trainer.data.takes import Take, majority
+from trainer.data.takes import Take, majority, media_files
 
 CORPUS = "crema_d"
 EMOTIONS = {
@@ -68,22 +68,22 @@ def read_votes(folder: Path) -> dict[str, dict[Channel, dict[str, float]]]:
         for row in csv.DictReader(table):
             channel = CHANNELS[row[""][0]]
             counts = {label: int(row[letter]) for letter, label in LETTERS.items()}
-            total = sum(counts.values())
-            votes.setdefault(row["fileName"], {})[channel] = {
-                label: count / total for label, count in counts.items()
-            }
+            if total := sum(counts.values()):
+                votes.setdefault(row["fileName"], {})[channel] = {
+                    label: count / total for label, count in counts.items()
+                }
     return votes
 
 
 def list_takes(folder: Path, channel: Channel | None = None) -> list[Take]:
     """All clips, in order of their names: the picture with the sound of `AudioWAV`, or that sound alone.
 
-    channel: labels are what the majority of raters perceived there (None at a tie), with their shares of
-    votes; None: labels are what was intended.
+    channel: labels are what the majority of raters perceived there (None at a tie, and where nobody rated
+    the clip), with their shares of votes; None: labels are what was intended.
     Raises FileNotFoundError where there are no clips, or no votes though a channel is named.
     """
-    pictures = {file.stem: file for file in sorted((folder / "VideoFlash").glob("*.flv"))}
-    sounds = {file.stem: file for file in sorted((folder / "AudioWAV").glob("*.wav"))}
+    pictures = {file.stem: file for file in media_files(folder, "VideoFlash/*.flv")}
+    sounds = {file.stem: file for file in media_files(folder, "AudioWAV/*.wav")}
     names = sorted(pictures.keys() | sounds.keys())
     if not names:
         raise FileNotFoundError(f"{folder} holds no VideoFlash/*.flv and no AudioWAV/*.wav of CREMA-D.")
@@ -91,14 +91,14 @@ def list_takes(folder: Path, channel: Channel | None = None) -> list[Take]:
     takes = []
     for name in names:
         code = parse_name(name)
-        shares = votes[name][channel] if channel is not None else {}
+        shares = votes.get(name, {}).get(channel, {}) if channel is not None else {}
         takes.append(
             Take(
                 file=pictures.get(name) or sounds[name],
                 sound=sounds.get(name) if name in pictures else None,
                 corpus=CORPUS,
                 speaker=f"{CORPUS}/{code.actor}",
-                label=majority(shares) if shares else code.label,
+                label=code.label if channel is None else majority(shares),
                 split="train",
                 shares=shares,
             )

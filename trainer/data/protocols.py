@@ -32,6 +32,11 @@ class Protocol:
     partitions: tuple[dict[str, str], ...]
     table: dict[str, dict[str, float]]
 
+    @property
+    def labelled(self) -> bool:
+        """Whether its table tells labels, in place of those of the takes."""
+        return any(row.keys() <= set(LABELS) for row in self.table.values())
+
     def apply(self, takes: Iterable[Take], partition: int) -> list[Take]:
         """The takes that count, with their splits in this partition (1 is the first).
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.takes import MEDIA_ENDINGS, Take
+from trainer.data.takes import Take, media_files
 
 CORPUS = "ravdess"
 BOTH, PICTURE, SOUND = 1, 2, 3
@@ -120,9 +120,7 @@ def _performances(folder: Path, actors: Iterable[int] | None) -> list[tuple[Code
     """Speech by performance: its code (of whatever modality came first) and its files by modality."""
     wanted = None if actors is None else set(actors)
     found: dict[tuple[int, str], tuple[Code, dict[int, Path]]] = {}
-    for file in sorted(folder.glob("**/Actor_*/*-*-*-*-*-*-*.*")):
-        if file.suffix.lower() not in MEDIA_ENDINGS:
-            continue
+    for file in media_files(folder, "**/Actor_*/*-*-*-*-*-*-*.*"):
         code = parse_name(file.stem)
         if code.channel == SPEECH and (wanted is None or code.actor in wanted):
             _, files = found.setdefault((code.actor, file.stem[3:]), (code, {}))

@@ -1,4 +1,4 @@
-"""Still faces (FERPlus sheets, LFW photographs), aligned exactly as live crops are.
+"""Still faces (FERPlus, LFW photographs), aligned exactly as live crops are.
 
 `load_ferplus` and `load_lfw` read a folder, `aligned` finds the face points and warps every still
 onto the engine's template. Knows nothing of networks. Results leave as a `Stills` and are cached
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from engine.signals.align import TEMPLATE, points_from_box, similarity, warp
 from engine.signals.face import FaceFinder
+from trainer.data.ferplus import TILE as TILE  # where faces of any set are cut out
+from trainer.data.ferplus import grey, read_ferplus
 from trainer.labels import LABELS
 
-TILE = 48
 ENLARGE = 4
 BORDER = 40
 WEIGHT_POWER = -0.5
@@ -46,33 +47,19 @@ class Stills:
 
 
 def load_ferplus(root: Path, split: str) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Pictures (48 x 48) and vote shares of one split of a folder in the FERPlus sheet format.
+    """Pictures (48 x 48) and vote shares of one split of a folder of FERPlus, in any of its layouts.
 
     Pictures that a majority calls no face or unknown are left out, as is contempt from the votes.
 
     Raises:
-        FileNotFoundError: the folder has no index.csv or lacks a sheet.
-        ValueError: the index has no row of this split.
+        FileNotFoundError: the folder lacks a table or a sheet.
+        ValueError: it has no face of this split.
     """
-    pictures: list[NDArray[np.uint8]] = []
-    votes: list[NDArray[np.float32]] = []
-    sheets: dict[str, NDArray[np.uint8]] = {}
-    with (root / "index.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["split"] != split:
-                continue
-            counts = np.array([float(row[label]) for label in LABELS], np.float32)
-            others = float(row["unknown"]) + float(row["no_face"]) + float(row["contempt"])
-            if counts.sum() <= others:
-                continue
-            if row["sheet"] not in sheets:
-                sheets = {row["sheet"]: grey(root / row["sheet"])}
-            top, left = (TILE * n for n in divmod(int(row["tile"]), 32))
-            pictures.append(sheets[row["sheet"]][top : top + TILE, left : left + TILE].copy())
-            votes.append(counts / counts.sum())
-    if not pictures:
-        raise ValueError(f"{root / 'index.csv'} has no row whose split is {split!r}")
-    return pictures, np.stack(votes)
+    stills = [still for still in read_ferplus(root, split) if still.votes.sum() > still.others]
+    if not stills:
+        raise ValueError(f"{root} has no face of FERPlus whose split is {split!r}")
+    votes = np.stack([still.votes for still in stills])
+    return [still.picture for still in stills], votes / votes.sum(1, keepdims=True)
 
 
 def load_lfw(root: Path) -> tuple[list[NDArray[np.uint8]], NDArray[np.float32]]:
@@ -119,11 +106,3 @@ def enlarged(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     """The still `factor` times as large, with a replicated border that gives the finder room."""
     large = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     return cv2.copyMakeBorder(large, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REPLICATE)
-
-
-def grey(path: Path) -> NDArray[np.uint8]:
-    """(H, W) uint8: a picture file. Raises FileNotFoundError where it cannot be read."""
-    picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if picture is None:
-        raise FileNotFoundError(f"cannot read the picture {path}")
-    return np.asarray(picture, np.uint8)

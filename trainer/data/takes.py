@@ -1,4 +1,4 @@
-"""What the sets of recordings have in common: a take, listed by the adapter of its set.
+"""What the sets of recordings have in common: how their files are found, and a take, as adapters list them.
 
 It knows nothing of any set, opens nothing and decodes nothing. Data leaves it as frozen records.
 """
@@ -54,8 +54,17 @@ class Take:
         return NO_LABEL if self.label is None else LABELS.index(self.label)
 
 
+def media_files(folder: Path, pattern: str) -> list[Path]:
+    """The media files of a folder that fit a pattern, in order.
+
+    Without those whose names begin with a dot: macOS puts `._NAME` beside a file on foreign disks.
+    """
+    files = sorted(folder.glob(pattern))
+    return [file for file in files if file.suffix.lower() in MEDIA_ENDINGS and file.name[0] != "."]
+
+
 def majority(shares: Mapping[str, float]) -> str | None:
-    """The label with the most votes; None where two have as many."""
-    most = max(shares.values())
+    """The label with the most votes; None where two have as many, or there are none."""
+    most = max(shares.values(), default=0.0)
     first = [label for label, share in shares.items() if share == most]
     return first[0] if len(first) == 1 else None
