@@ -2,8 +2,8 @@
 
 NAME is ravdess, crema_d, msp_improv, nemo or csv (your own); ferplus and moving_faces are handed over to
 `trainer.prepare_stills` and `trainer.moving_faces`, with their options. Every take goes once through the
-code that runs live and is kept in `OUT/takes`; from there `OUT/faces/SPLIT` and `OUT/voices` are written, which
-a configuration reads that names OUT among its `sets`. A broken run goes on where it stopped. `OUT/takes.csv`
+code that runs live and is kept in `OUT/takes`; from there come `OUT/faces/SPLIT` and `OUT/voices`, which a
+configuration reads that names OUT among its `sets`. A broken run goes on where it stopped. `OUT/takes.csv`
 tells of every take what was there, face, voice or both; what could not be read, or not in full, is listed
 in `OUT/failures.csv` with the reason, and the rest goes on.
 """

@@ -6,18 +6,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
+from small_windows import FRAME_ENCODER, windows_config
 
 from engine.signals.align import TEMPLATE, similarity, warp
-from trainer import clip_sets
+from trainer import clip_sets, prepare, prepare_voices, prepare_windows
 from trainer.data import nemo, ravdess
-from trainer.data.sound import decode
+from trainer.data.sound import decode, write_cache
+from trainer.data.takes import Take
 from trainer.expressions import MIRROR, offsets_of
 from trainer.face_mesh import LIP_PAIRS, FaceMesh, similarities
 from trainer.labels import LABELS
+from trainer.model.frame_encoder import FrameEncoder
 from trainer.motion import HELD_ACTORS, MotionLibrary, loudness, stabilised, time_warp
 from trainer.moving_faces import TICK_HZ, BorrowedStill, MovingClip, chosen_pictures, draw_person, make_clip
+from trainer.stage_windows import WindowsStage
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the data sets are not beside the repository")
@@ -217,13 +223,20 @@ def test_a_clip_is_as_the_engine_would_see_it(library: MotionLibrary) -> None:
 
 @pytest.fixture
 def small_data(tmp_path: Path) -> Path:
-    """A root with all sounds and tracks but few stills, so that faces are found in seconds."""
+    """All sounds and tracks, laid out as published, but few stills, so that faces are found in seconds."""
     if not DATA.is_dir():
         pytest.skip("the data sets are not beside the repository")
     root = tmp_path / "data"
-    for name in ("ravdess", "ravdess_landmarks", "ravdess_action_units", "nemo", "yunet"):
-        (root / name).parent.mkdir(exist_ok=True)
+    root.mkdir()
+    for name in ("ravdess_landmarks", "ravdess_action_units"):
         (root / name).symlink_to((DATA / name).resolve())
+    for file in (DATA / "ravdess").resolve().glob("Actor_*/*.ogg"):
+        link = root / "ravdess" / "Audio_Speech_Actors_01-24" / file.parent.name / f"{file.stem}.wav"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    (root / "nemo").mkdir()
+    (root / "nemo" / "samples").symlink_to((DATA / "nemo").resolve())
+    (root / "nemo" / "data.tsv").symlink_to((DATA / "nemo" / "data.tsv").resolve())
     for folder, table in (("ferplus", "index.csv"), ("lfw_expressions", "labels.csv")):
         (root / folder).mkdir()
         for item in (DATA / folder).resolve().iterdir():
@@ -247,7 +260,7 @@ def small_data(tmp_path: Path) -> Path:
 def test_a_set_is_balanced_resumed_and_read_back(small_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     call = ["--root", str(small_data), "--out", str(out), "--split", "dev", "--clips", "43", "--jobs", "1"]
-    clip_sets.main(call)
+    prepare.main(["moving_faces", *call])
     clips = list(clip_sets.load_shards(out))
     assert len(clips) == 43
     assert (out / "sheet.png").is_file()
@@ -273,3 +286,27 @@ def test_a_set_is_balanced_resumed_and_read_back(small_data: Path, tmp_path: Pat
         assert np.array_equal(before.clip.crops, after.clip.crops)
     with pytest.raises(SystemExit):
         clip_sets.main([*call, "--seed", "9"])
+    takes = {take.name: take for take in clip_sets.voices_of(small_data, "dev")}
+    a_step(tmp_path, [takes[name] for name in sorted({stored.meta["voice"] for stored in clips})])
+
+
+def a_step(folder: Path, takes: list[Take]) -> None:
+    """Tokens of the moving faces in `folder/set`, and a step of the windows stage with these voices."""
+    torch.manual_seed(0)
+    save_file(FrameEncoder(**FRAME_ENCODER).state_dict(), folder / "encoder.safetensors")
+    prepare_voices.prepare(folder / "voices", write_cache(takes, folder / "voices"), 1, 1)
+    config = windows_config(folder) | {
+        "frame_encoder_weights": str(folder / "encoder.safetensors"), "clips": str(folder / "tokens"),
+        "dev_clips": str(folder / "tokens"), "splits": ["dev"], "steps": 1, "batch": 8,
+    }  # fmt: skip
+    prepare_windows.prepare(config, folder / "set", folder / "tokens")
+    stage = WindowsStage(config)
+    before = {key: value.clone() for key, value in stage.network.named_parameters()}
+    (batch,) = stage.batches(1)
+    assert batch.video_mask.any()
+    stage.loss(stage.outputs(batch), batch).backward()
+    learned = {key: value for key, value in stage.network.named_parameters() if value.grad is not None}
+    torch.optim.AdamW(learned.values(), lr=1e-3).step()
+    moved = {key for key, value in learned.items() if not torch.equal(before[key], value)}
+    assert any(key.startswith("frame_encoder.motion.") for key in moved)
+    assert any(key.startswith("window_model.heads.") for key in moved)

@@ -2,32 +2,38 @@
 
 import csv
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
 from safetensors.torch import save_file
-from small_media import FRAMES, FRAMES_HZ, write_media
+from small_media import FRAMES, FRAMES_HZ, pictures, write_media
 from small_windows import FRAME_ENCODER, WINDOW_MODEL
 
-from engine.bundle import load_bundle
+from engine.bundle import Bundle, load_bundle
+from engine.signals.face import FaceFinder
 from engine.signals.finder import load_finder
 from engine.signals.yunet import YUNET_FILE, YunetFinder
-from trainer import prepare_voices
-from trainer.clip_sets import load_shards
+from trainer import calibrate, prepare_voices
+from trainer.clip_sets import load_shards, save_shard
 from trainer.data.ravdess import list_recordings
 from trainer.data.sound import open_cache
 from trainer.data.takes import Take
 from trainer.model.frame_encoder import FrameEncoder
-from trainer.prepare import Request, Summary, main, prepare
+from trainer.moving_faces import MovingClip
+from trainer.prepare import Request, Summary, listed, main, prepare
+from trainer.prepare_windows import flow_params, load_frame_encoder, write_tokens
 from trainer.prepare_windows import prepare as prepare_windows
-from trainer.prepared_sets import make_ready
+from trainer.prepared_sets import make_ready, training_sets
+from trainer.stage_stills import StillsStage
 from trainer.stage_windows import WindowsStage
-from trainer.take_store import Store, observe, settings_of
+from trainer.take_store import Observed, Store, observe, settings_of
 from trainer.train import train
 from trainer.work_pool import Died, run_all
 
@@ -66,9 +72,20 @@ def msp_improv(root: Path, media: Media) -> list[str]:
         key, folder = f"S01{category}-F0{session}-S-FM01", f"session{session}/S01{category}/S"
         media(root / "Video" / folder / f"UTD-IMPROV-{key}.avi")
         media(root / "Audio" / folder / f"MSP-IMPROV-{key}.wav")
-        lines.append(f"UTD-IMPROV-{key}.avi; {category}; A:2.5; V:3.5; D:3.0 ; N:4.0;\n\n")
+        rated = 1.5 + len(lines) / 2
+        lines.append(f"UTD-IMPROV-{key}.avi; {category}; A:{rated}; V:{rated}; D:{rated + 1} ; N:4.0;\n\n")
     (root / "Evalution.txt").write_text("".join(lines))
     return ["msp_improv", "--protocol", "msp_improv_sessions"]
+
+
+def crema_d_perceived(root: Path, media: Media) -> list[str]:
+    name, *options = crema_d(root, media)
+    clips = sorted(file.stem for file in root.glob("AudioWAV/*.wav"))
+    rows = [f'"3{i:05d}",0,0,{9 * (i % 2)},0,0,{9 - 9 * (i % 2)},"{clip}"' for i, clip in enumerate(clips)]
+    (root / "processedResults").mkdir()
+    table = ['"","A","D","F","H","N","S","fileName"', *rows]
+    (root / "processedResults/tabulatedVotes.csv").write_text("\n".join(table) + "\n")
+    return [name, "--labels", "perceived", *options]
 
 
 def own(root: Path, media: Media) -> list[str]:
@@ -81,7 +98,7 @@ def own(root: Path, media: Media) -> list[str]:
     return ["csv"]
 
 
-@pytest.mark.parametrize("layout", [ravdess, crema_d, msp_improv, own])
+@pytest.mark.parametrize("layout", [ravdess, crema_d, crema_d_perceived, msp_improv, own])
 def test_from_the_published_layout_to_a_trained_step(
     layout: Callable[[Path, Media], list[str]],
     media: Media,
@@ -92,8 +109,14 @@ def test_from_the_published_layout_to_a_trained_step(
     root.mkdir()
     name, *options = layout(root, media)
     main([name, "--root", str(root), "--out", str(out), "--jobs", "1", "--offline", *options])
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "clips a second" in said
+    takes = (out / "takes.csv").read_text().splitlines()[1:]
+    assert f"{len(takes)} takes: 4 with face and voice" in said
+    found = re.search(r"(\d+) preprocessed in \d+ s, ([\d.]+) clips a second; 0 were there", said)
+    assert found is not None
+    assert int(found[1]) == len(takes)
+    assert float(found[2]) > 0
     assert len((out / "failures.csv").read_text().splitlines()) == 1, (out / "failures.csv").read_text()
     for split in ("train", "dev"):
         clips = list(load_shards(out / "faces" / split))
@@ -102,11 +125,19 @@ def test_from_the_published_layout_to_a_trained_step(
         assert {stored.meta["split"] for stored in clips} == {split}
         assert all(stored.meta["attributes"] or name == "crema_d" for stored in clips)
     prepare_voices.main(["--cache", str(out / "voices"), "--sessions", "1", "--jobs", "1"])
-    step(out)
+    if layout is crema_d_perceived:
+        kept = {row.split(",")[0]: row.split(",")[3] for row in takes}
+        assert kept["1030_IEO_HAP_LO"] == "fearful"  # as heard and seen, not as intended
+        assert set(kept.values()) == {"sad", "fearful"}
+    if layout is msp_improv:
+        scales = {name: [1, 5] for name in ("arousal", "valence", "dominance")}
+        step(out, attributes=list(scales), attribute_ranges=scales)
+    else:
+        step(out)
 
 
-def step(out: Path) -> None:
-    """One step of the windows stage, and its validation, on what was prepared."""
+def step(out: Path, **more: Any) -> None:
+    """One step of the windows stage, and its validation, on what was prepared; attributes learn too."""
     torch.manual_seed(0)
     weights = out / "encoder.safetensors"
     save_file(FrameEncoder(**FRAME_ENCODER).state_dict(), weights)
@@ -115,7 +146,7 @@ def step(out: Path) -> None:
         "cache": str(out / "voices"), "clips": str(out / "clips" / "train"), "splits": ["train"],
         "dev_clips": str(out / "clips" / "dev"), "shares": [0.4, 0.3, 0.3], "steps": 1, "batch": 8,
         "label_smoothing": 0.0,
-    }  # fmt: skip
+    } | more  # fmt: skip
     for split in ("train", "dev"):
         prepare_windows(config, out / "faces" / split, out / "clips" / split)
     stage = WindowsStage(config)
@@ -127,6 +158,10 @@ def step(out: Path) -> None:
     loss.backward()
     optimiser.step()
     assert torch.isfinite(loss)
+    if more.get("attributes"):
+        assert stage.network.window_model.attribute_heads is not None
+        for key, value in stage.network.window_model.attribute_heads.named_parameters():
+            assert not torch.equal(before[f"window_model.attribute_heads.{key}"], value), key
     assert any(not torch.equal(before[key], value) for key, value in stage.network.named_parameters())
     assert 0 <= stage.validate(stage.network)["select"] <= 1
 
@@ -176,7 +211,173 @@ def test_one_training_learns_from_several_sets(media: Media, tmp_path: Path) -> 
 
 def run(root: Path, out: Path, **options: Any) -> Summary:
     with Progress(disable=True) as progress:
-        return prepare(Request(set_name="csv", root=root, out=out, offline=True, **options), progress)
+        request = Request(**{"set_name": "csv", "root": root, "out": out, "offline": True} | options)
+        summary = prepare(request, progress)
+    takes, shards = progress.tasks
+    assert takes.total == takes.completed == summary.takes
+    assert shards.total == shards.completed == sum(summary.faces.values())
+    return summary
+
+
+def test_voices_alone_are_prepared_trained_and_calibrated(
+    media: Media, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """nEMO as published, and the network's temperatures after the voices' stage."""
+    rows = ["file_id\temotion\traw_text\tnormalized_text\tspeaker_id\tgender\tage"]
+    for speaker in ("EB0", "WR0"):
+        for emotion in ("anger", "fear"):
+            media(tmp_path / "nemo" / "samples" / f"{speaker}_{emotion}_1.wav")
+            rows.append(f"{speaker}_{emotion}_1.wav\t{emotion}\tTak.\ttak\t      {speaker}\tfemale\t27")
+    (tmp_path / "nemo" / "data.tsv").write_text("\n".join(rows) + "\n")
+    out = tmp_path / "out"
+    summary = run(tmp_path / "nemo", out, set_name="nemo")
+    assert (summary.made, summary.voices, summary.kinds) == (4, 4, {"voice": 4})
+    config: dict[str, Any] = {
+        "name": "voices", "stage": "voices", "seed": 1, "epochs": 1, "steps": 1, "batch": 4, "threads": 1,
+        "learning_rate": 1e-3, "weight_decay": 0.0, "label_smoothing": 0.0, "sets": [str(out)],
+        "sessions": 1, "splits": ["train"], "frame_encoder": FRAME_ENCODER, "window_model": WINDOW_MODEL,
+    }  # fmt: skip
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    assert np.isfinite(train(config, tmp_path / "run")["loss"])
+    made = out / "voices" / "mel.npz"
+    stamp = made.stat().st_mtime_ns
+    make_ready(config)
+    assert made.stat().st_mtime_ns == stamp
+    monkeypatch.setattr(calibrate, "STEPS", 1)
+    monkeypatch.setattr(calibrate, "read_config", lambda *_: config)
+    weights = tmp_path / "run" / "best.safetensors"
+    monkeypatch.setattr("sys.argv", ["calibrate", "--config", "voices.toml", "--weights", str(weights)])
+    calibrate.main()
+    assert '"voice_audio"' in capsys.readouterr().out
+    assert weights.with_name("calibrated.safetensors").is_file()
+    make_ready(config | {"sessions": 2})  # log-mel of another number of sessions is not used
+    assert "voices was made with other settings; it is made anew" in capsys.readouterr().err
+    assert len(prepare_voices.open_mels(out / "voices").starts) == 2
+
+
+def test_what_was_not_foreseen_stops_one_take_alone(
+    media: Media, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(take: Take, finder: FaceFinder, bundle: Bundle) -> Observed:
+        if take.name == "odd":
+            raise cv2.error("(-215:Assertion failed) !ssize.empty()")
+        return observe(take, finder, bundle)
+
+    rows = ["path,speaker,split,label"]
+    for name in ("good", "odd"):
+        media(tmp_path / f"{name}.wav")
+        rows.append(f"{name}.wav,ann,train,sad")
+    (tmp_path / "mine.csv").write_text("\n".join(rows) + "\n")
+    monkeypatch.setattr("trainer.prepare.observe", refuse)
+    monkeypatch.setattr("trainer.prepare.run_all", in_this_process)
+    summary = run(tmp_path / "mine.csv", tmp_path / "out")
+    assert (summary.made, summary.voices) == (1, 1)
+    with (tmp_path / "out" / "failures.csv").open(newline="") as table:
+        (failed,) = csv.DictReader(table)
+    assert failed["name"] == "odd"
+    first, *where = failed["reason"].splitlines()
+    assert first == "error: (-215:Assertion failed) !ssize.empty()"
+    assert where[0] == "Traceback (most recent call last):"
+
+
+def in_this_process(
+    items: Iterable[Take], work: Callable[[Take], str], _: int, begin: Callable[..., None], initial: Any
+) -> Iterator[tuple[Take, str]]:
+    """`run_all` for work of which a part is replaced here."""
+    begin(*initial)
+    yield from ((item, work(item)) for item in items)
+
+
+def test_labels_that_would_not_be_used_are_refused(tmp_path: Path) -> None:
+    for folder, name in (("VideoFlash", "1001_IEO_NEU_XX.flv"), ("AudioWAV", "1001_IEO_NEU_XX.wav")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).touch()
+    (tmp_path / "tabulatedVotes.csv").write_text('"","A","D","F","H","N","S","fileName"\n')
+    for name, protocol, said in (
+        ("crema_d", "crema_d_vavl", "crema_d_vavl has labels of its own: leave out --labels perceived"),
+        ("ravdess", "", "ravdess has one kind of labels"),
+    ):
+        request = Request(set_name=name, root=tmp_path, out=tmp_path, protocol=protocol, labels="perceived")
+        with pytest.raises(ValueError, match=said):
+            listed(request)
+
+
+def a_set(folder: Path, split: str, speaker: str) -> None:
+    """One face of one tick, as `trainer.prepare` leaves it."""
+    crops = np.zeros((1, 112, 112), np.uint8)
+    clip = MovingClip(crops=crops, previous=crops, gap_ns=np.zeros(1, np.int64), seen=np.ones(1, bool))
+    meta = {"speaker": speaker, "label": "sad", "voice": None, "group": 0}
+    faces = folder / "faces" / split
+    faces.mkdir(parents=True)
+    save_shard(faces, 0, [clip], [meta])
+    (faces / "set.json").write_text('{"clips": 1}')
+
+
+def test_a_mute_speaker_is_in_one_split_too(tmp_path: Path) -> None:
+    a_set(tmp_path / "a", "train", "mine/ann")
+    a_set(tmp_path / "b", "dev", "mine/ann")
+    with pytest.raises(ValueError, match="speaker mine/ann is dev in one set and train in another"):
+        make_ready({"stage": "voices", "sets": [str(tmp_path / name) for name in "ab"]})
+
+
+def test_tokens_of_another_encoder_or_flow_are_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_set(tmp_path / "set", "train", "mine/ann")
+    weights, clips = tmp_path / "encoder.safetensors", tmp_path / "clips"
+    save_file(FrameEncoder(**FRAME_ENCODER).state_dict(), weights)
+    config: dict[str, Any] = {
+        "stage": "windows", "frame_encoder_weights": str(weights), "frame_encoder": FRAME_ENCODER,
+        "cache": str(tmp_path), "clips": str(clips), "splits": ["train"],
+    }  # fmt: skip
+    encoder = load_frame_encoder(config)
+    write_tokens(encoder, flow_params(config), [], tmp_path / "set/faces/train", clips)
+    assert training_sets(config)[0].clips == (clips,)
+    sets = config | {"sets": [str(tmp_path / "set")]}
+    make_ready(sets)
+    (made,) = training_sets(sets)[0].clips
+    note, tokens = made / "made.json", made / "v.npy"
+    stamp = tokens.stat().st_mtime_ns
+    make_ready(sets)
+    assert tokens.stat().st_mtime_ns == stamp
+    told = json.loads(note.read_text())
+    note.write_text(json.dumps(told | {"flow": told["flow"] | {"patch_size": 12}}))
+    make_ready(sets)
+    assert tokens.stat().st_mtime_ns > stamp
+    assert "made with other settings or faces; made anew" in capsys.readouterr().err
+    save_file(FrameEncoder(**FRAME_ENCODER).state_dict(), weights)
+    with pytest.raises(ValueError, match="clips comes from another frame encoder than the configuration"):
+        training_sets(config)
+    (clips / "made.json").unlink()  # of an earlier version
+    training_sets(config)
+    assert "does not tell its frame encoder" in capsys.readouterr().err
+
+
+def test_stills_as_published_train(tmp_path: Path) -> None:
+    """FERPlus beside Kaggle's pictures, through `prepare ferplus`, to a trained step."""
+    head = cv2.cvtColor(pictures()[0][40:200, 80:240], cv2.COLOR_BGR2GRAY)
+    pixels = " ".join(map(str, cv2.resize(head, (48, 48), interpolation=cv2.INTER_AREA).ravel()))
+    votes = ["Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"]
+    faces = ["emotion,pixels,Usage"]
+    for usage in ("Training", "PublicTest", "PrivateTest"):
+        for said in ("9,1,0,0,0,0,0,0,0,0", "0,8,2,0,0,0,0,0,0,0", "0,0,0,0,0,0,0,0,0,10"):
+            votes.append(f"{usage},,{said}")
+            faces.append(f"0,{pixels},{usage}")
+    root, out = tmp_path / "fer", tmp_path / "stills"
+    root.mkdir()
+    (root / "fer2013new.csv").write_text("\n".join(votes) + "\n")
+    (root / "fer2013.csv").write_text("\n".join(faces) + "\n")
+    main(["ferplus", "--root", str(root), "--out", str(out)])
+    assert not (out / "lfw.npz").exists()
+    config = {"cache": str(out), "train": ["ferplus_train.npz"], "dev": "ferplus_dev.npz", "batch": 2}
+    stage = StillsStage(config | {"frame_encoder": FRAME_ENCODER})
+    np.testing.assert_allclose(stage.votes[:, :2], [[0.9, 0.1], [0.0, 0.8]])
+    before = stage.network.expression.weight.clone()
+    (batch,) = stage.batches(0)
+    stage.loss(stage.outputs(batch), batch).backward()
+    torch.optim.SGD(stage.network.parameters(), 0.1).step()
+    assert not torch.equal(before, stage.network.expression.weight)
+    assert 0 <= stage.validate(stage.network)["select"] <= 1
 
 
 def test_a_run_goes_on_lists_failures_and_makes_anew_what_has_changed(media: Media, tmp_path: Path) -> None:
