@@ -166,8 +166,9 @@ def prepare(cache: Path, voices: Voices, sessions: int, jobs: int, waveform: boo
 
 def settings(sessions: int) -> dict[str, Any]:
     """Everything that shapes the log-mel of voices but the voices themselves, as plain values."""
-    code = [inspect.getsource(part) for part in (augment_sound, engine.signals.sound, _session, _babblers)]
-    return {"sessions": sessions, "mel": asdict(MelParams()), "code": digest(code)}
+    parts = (augment_sound, engine.signals.sound, _session, _babblers, voiced)
+    code = digest([inspect.getsource(part) for part in parts])
+    return {"sessions": sessions, "mel": asdict(MelParams()), "floor": VOICE_FLOOR, "code": code}
 
 
 def is_made(cache: Path, sessions: int, waveform: bool) -> bool:
