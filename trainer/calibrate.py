@@ -8,6 +8,7 @@ Writes the weights with the temperatures in them; `trainer.export` carries them 
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,10 @@ def window_source(network: DE3, sets: list[SetFolders], split: str, waveform: bo
     """Windows of one split of these sets, with the baselines that the network starts from."""
     source = WindowSource(sets=sets, splits=(split,), shares=(1, 0, 0), waveform=waveform, as_live=True)
     source.voice_mean, source.face_mean = network.voice_mean.numpy(), network.face_mean.numpy()
+    if not len(source.clips.labels):  # sound alone: nothing says how wide a face's token is
+        source.clips = replace(
+            source.clips, v=np.zeros((0, network.window_model.appearance_width), np.float16)
+        )
     source.renew_motion_means(network.frame_encoder.motion, 0)
     return source
 
