@@ -36,7 +36,7 @@ class Watched:
 
     def __init__(self, backend: Backend, clock: Callable[[], int], wait: Callable[[], None]) -> None:
         self._backend, self._clock, self._wait = backend, clock, wait
-        self.name = backend.name
+        self.name, self.tracks = backend.name, backend.tracks
         self.spent: Counter[str] = Counter()
 
     def observe(self, slots: Sequence[int], ticks: Sequence[int], faces: Sequence[Face]) -> None:

@@ -31,12 +31,14 @@ from trainer.train import train
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """title: in words. without, heads: of the window model. moving_faces: of the windows stage."""
+    """title: in words. without, heads, still_expression: of the window model. moving_faces: of the windows
+    stage."""
 
     title: str
     without: tuple[str, ...] = ()
     heads: tuple[str, ...] = HEADS
     moving_faces: bool = True
+    still_expression: bool = True
 
 
 VARIANTS = {
@@ -46,6 +48,7 @@ VARIANTS = {
     "no_ife": Variant(title="without IFE", without=("ife",)),
     "no_own_mean": Variant(title="without the own mean (window and baselines)", without=("own_mean",)),
     "still_faces": Variant(title="without moving faces (trained on still ones)", moving_faces=False),
+    "no_still_expression": Variant(title="without what stills say", still_expression=False),
     "video_head": Variant(title="video head alone", heads=("video",)),
     "audio_head": Variant(title="audio head alone", heads=("audio",)),
     "fused_head": Variant(title="fused head alone", heads=("fused",)),
@@ -97,7 +100,9 @@ def read_plan(file: Path, out: Path | None, data: Path) -> Plan:
 
 def windows_config(plan: Plan, variant: Variant, seed: int) -> dict[str, Any]:
     """The windows stage of a variant."""
-    switches = {"without": list(variant.without), "trained_heads": list(variant.heads)}
+    switches: dict[str, Any] = {"without": list(variant.without), "trained_heads": list(variant.heads)}
+    if not variant.still_expression:
+        switches["still_expression"] = False
     config = plan.windows | {
         "seed": seed,
         "moving_faces": variant.moving_faces,

@@ -68,6 +68,8 @@ def test_every_variant_reaches_the_configuration_of_its_stages(plan: Path, tmp_p
     assert [name for name, config in configs.items() if not config["moving_faces"]] == ["still_faces"]
     assert configs["audio_head"]["window_model"]["trained_heads"] == ["audio"]
     assert configs["whole"]["window_model"]["without"] == []
+    silent = [n for n, c in configs.items() if c["window_model"].get("still_expression") is False]
+    assert silent == ["no_still_expression"]
     voices = {name: voices_config(made, variant, 1) for name, variant in VARIANTS.items()}
     other = [name for name, config in voices.items() if config != voices["whole"]]
     assert other == ["no_own_mean"]

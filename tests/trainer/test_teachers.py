@@ -1,5 +1,6 @@
 """What several networks agree on becomes the target of another, and it comes to say what they say."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,9 @@ def test_a_learner_comes_to_say_what_its_teacher_says(tmp_path: Path) -> None:
     train(config, tmp_path / "teacher")
     np.savez(data / "voices" / "voices.npz", **voices)
     taught = {"teachers": [str(tmp_path / "teacher" / "best.safetensors")], "taught_share": 1.0}
-    best = train(config | taught, tmp_path / "learner")
-    assert best["ravdess"] < 0.1
+    train(config | taught, tmp_path / "learner")
+    last = json.loads((tmp_path / "learner" / "history.jsonl").read_text().splitlines()[-1])
+    assert last["ravdess"] < 0.1  # the best epoch by the true labels is the one that learned least
     assert train(config, tmp_path / "untaught")["ravdess"] > 0.9
 
 
