@@ -41,8 +41,7 @@ class Opened:
     @property
     def tracks(self) -> int | None:
         """Most streams that it serves, where it has such a bound."""
-        found = getattr(self.backend, "largest_batch", None)
-        return None if found is None else int(found)
+        return self.backend.tracks
 
 
 class NothingBackend:
