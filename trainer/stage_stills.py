@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from trainer.augment_stills import augment
 from trainer.data.stills import WEIGHT_POWER
 from trainer.metrics import unweighted_average_recall
+from trainer.mixed_precision import mixed_precision
 from trainer.model.de3 import new_frame_encoder
 from trainer.model.frame_encoder import FrameEncoder
 from trainer.start import freeze, start_encoder
@@ -77,7 +78,7 @@ class StillsStage:
         device = next(network.parameters()).device
         scores = []
         for chunk in self.dev_crops.split(256):
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.config.get("bfloat16", False)):
+            with mixed_precision(device.type, self.config.get("bfloat16", False)):
                 crops = chunk[:, None].float().to(device).contiguous(memory_format=torch.channels_last)
                 scores.append(network.expression(network.appearance(crops)).float().cpu())
         truth = self.dev_votes.argmax(1).numpy()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer import checkpoint
+from trainer.mixed_precision import LEFT_OUT, mixed_precision, suits
 from trainer.prepared_sets import make_ready
 from trainer.ranks import Outputs, Ranks, open_ranks
 from trainer.start import add_config, read_config, run_folder
@@ -140,6 +141,8 @@ def _train(config: dict[str, Any], out: Path, epochs: int, ranks: Ranks) -> dict
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     if log is not None:
         print("learns from", stage.described(), sep="\n")
+        if config.get("bfloat16") and not suits(ranks.device.type):
+            print(LEFT_OUT)
     if "start_bundle" in config and not history:
         before = _before(stage, config, ranks)
     with Progress(*columns, disable=log is None) as progress:
@@ -237,7 +240,7 @@ def _epoch(
     own = ranks.rows(config["batch"])
     losses = []
     for batch in stage.batches(seed):
-        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.get("bfloat16", False)):
+        with mixed_precision(ranks.device.type, config.get("bfloat16", False)):
             outputs = run(batch if ranks.count == 1 else stage.part(batch, own))
             loss = stage.loss(tuple(ranks.gathered(output) for output in outputs), batch)
         optimiser.zero_grad(set_to_none=True)

@@ -24,6 +24,7 @@ from trainer.finder.scenery import Source
 from trainer.finder.scenes import crop, scene
 from trainer.finder.targets import targets
 from trainer.finder.teacher import Seen
+from trainer.mixed_precision import mixed_precision
 
 SIZES = ((128, 160), (160, 128), (128, 160), (224, 192))
 """Heights and widths of scenes, by turns."""
@@ -49,7 +50,7 @@ def finder_step(source: Source) -> Step:
         drawn = [scene(rng, source, height, width) for _ in range(PIXELS // (height * width))]
         pictures = torch.from_numpy(np.stack([picture for picture, _ in drawn]))[:, None].float()
         truth_BK, value_BKC = zip(*(targets(faces, height, width) for _, faces in drawn), strict=True)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision("cpu", wanted=True):
             levels = network(pictures.contiguous(memory_format=torch.channels_last))
         answer_BKC = torch.cat([level.float().flatten(2).transpose(1, 2) for level in levels], 1)
         return finder_losses(
@@ -83,7 +84,7 @@ def aligner_step(source: Source) -> Step:
     def step(rng: np.random.Generator, network: nn.Module) -> dict[str, Tensor]:
         crops, places, faces = zip(*(crop(rng, source) for _ in range(CROPS)), strict=True)
         pictures = torch.from_numpy(np.stack(crops))[:, None].float()
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision("cpu", wanted=True):
             answer_BC = network(pictures.contiguous(memory_format=torch.channels_last)).float()
         wanted = torch.tensor(faces)
         face = F.binary_cross_entropy_with_logits(answer_BC[:, 0], wanted)
