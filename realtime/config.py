@@ -74,6 +74,8 @@ class Config:
         first one ("none": for all). Of several streams those with a device have no sound unless it is named.
     faces: how many faces of a camera are scored at most; with more than one each has a topic of its own.
     rate: scores a second. max_wait: milliseconds that a window waits for late data.
+    secret, listeners: our `.key_secret` file, and the folder with the public `.key` file of each listener;
+        both or neither. Without them the feed stays on this machine.
     duration: seconds; None: until the media ends or Ctrl-C.
     """
 
@@ -84,6 +86,8 @@ class Config:
     bundle: Path | None = None
     engine: str = "auto"
     bind: str = DEFAULT_BIND
+    secret: Path | None = None
+    listeners: Path | None = None
     stream: str = DEFAULT_STREAM
     faces: int = 1
     pace: bool = True
@@ -105,6 +109,8 @@ class Config:
             raise UsageError(f"--engine must be one of {', '.join(ENGINES)}, not {self.engine!r}.")
         if not 1 <= self.faces <= MOST_FACES:
             raise UsageError(f"--faces must lie between 1 and {MOST_FACES}, not {self.faces}.")
+        if (self.secret is None) != (self.listeners is None):
+            raise UsageError("--secret and --listeners go together: name both, or neither.")
         if not _NAME.fullmatch(self.stream):
             raise UsageError(f"--stream takes 1 to 64 of A-Z a-z 0-9 . _ and -, not {self.stream!r}.")
         if self.out is not None and self.out.suffix not in (".jsonl", ".csv"):
@@ -204,6 +210,8 @@ def parser() -> argparse.ArgumentParser:
     add("--bundle", type=Path, metavar="DIR", help="the trained model (the bundled one)")
     add("--engine", choices=ENGINES, help="what runs the model (auto)")
     add("--bind", metavar="ENDPOINT", help=f"where the feed is published ({DEFAULT_BIND})")
+    add("--secret", type=Path, metavar="FILE", help="our .key_secret file, to publish to other machines")
+    add("--listeners", type=Path, metavar="DIR", help="folder with the .key file of each who may listen")
     add("--stream", metavar="NAME", help="the stream's name on the feed (main)")
     add("--faces", type=int, metavar="N", help="faces a camera, each with scores of its own (1: the largest)")
     add("--no-pace", action="store_false", dest="pace", help="files: as fast as possible, nothing dropped")
@@ -306,4 +314,4 @@ def _value(name: str, value: Any, where: str) -> Any:
         return str(value)
     if not isinstance(value, str):
         raise UsageError(f"{where} must be a string, not {value!r}.")
-    return Path(value) if name in ("bundle", "out", "face_model") else value
+    return Path(value) if name in ("bundle", "out", "face_model", "secret", "listeners") else value

@@ -272,8 +272,8 @@ def _bindable(endpoint: str, *, secured: bool) -> str:
         return f"tcp://127.0.0.1:{port}"
     if not secured and not _is_loopback(host):
         raise FeedError(
-            f"{endpoint} can be reached from other machines: bind {DEFAULT_ENDPOINT}, or give CURVE keys and "
-            "a list of who may listen (see realtime/README.md)."
+            f"{endpoint} can be reached from other machines: bind {DEFAULT_ENDPOINT}, or give CURVE keys "
+            "with --secret and --listeners (see realtime/README.md)."
         )
     return endpoint
 

@@ -61,7 +61,7 @@ def _run(config: Config) -> Exit:
 
 
 def _run_session(config: Config, lines: "Lines", stop: threading.Event) -> Exit:
-    from realtime.feed import Publisher
+    from realtime.feed import Publisher, ServerKeys
     from realtime.link import private_endpoints
     from realtime.outlet import Outlet
     from realtime.parts import parts
@@ -71,7 +71,10 @@ def _run_session(config: Config, lines: "Lines", stop: threading.Event) -> Exit:
     for name in ONE_THREAD:
         os.environ.setdefault(name, "1")
     with contextlib.ExitStack() as stack:
-        publisher = stack.enter_context(Publisher(config.bind))
+        curve = None
+        if config.secret is not None and config.listeners is not None:
+            curve = ServerKeys(secret=config.secret, clients=config.listeners)
+        publisher = stack.enter_context(Publisher(config.bind, curve=curve))
         outlets = {}
         for name in (stream.name for stream in config.streams):
             out = config.out_of(name)

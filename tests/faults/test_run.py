@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
+import zmq.auth
 
 from engine import Recognizer
 from engine.types import Block, Frame, Scores
 from realtime import config as configuration
+from realtime.feed import ClientKeys, Subscriber
 from realtime.run import main
 from realtime.sources.media import open_media
 from tests.peers.clip import write_clip
-from tests.peers.program import REPOSITORY, Program
+from tests.peers.program import PATIENCE_S, REPOSITORY, Program
 
 MEDIA = REPOSITORY.parent / "shared" / "media"
 
@@ -148,6 +151,29 @@ def test_an_endpoint_in_use_is_named(bundle: Path, long_clip: Path, tmp_path: Pa
         with Program("--camera", long_clip, "--bind", endpoint, bundle=bundle) as second:
             assert second.end() == 2
             assert endpoint in second.errors()[0]
+
+
+@pytest.mark.skipif(not zmq.has("curve"), reason="this libzmq was built without CURVE")
+def test_with_keys_the_feed_leaves_the_machine_for_those_on_the_list(
+    bundle: Path, long_clip: Path, tmp_path: Path
+) -> None:
+    listeners = tmp_path / "listeners"
+    listeners.mkdir()
+    server_key, server_secret = map(Path, zmq.auth.create_certificates(tmp_path, "feed"))
+    friend_key, friend_secret = map(Path, zmq.auth.create_certificates(tmp_path, "friend"))
+    (listeners / friend_key.name).write_bytes(friend_key.read_bytes())
+    flags = ("--camera", long_clip, "--bind", "tcp://0.0.0.0:*")
+    with Program(*flags, bundle=bundle) as bare:
+        assert bare.end() == 2
+        assert "--secret and --listeners" in bare.errors()[0]
+    with Program(*flags, "--secret", server_secret, "--listeners", listeners, bundle=bundle) as program:
+        endpoint = program.line("feed:")["feed"].replace("0.0.0.0", "127.0.0.1")
+        with (
+            Subscriber(endpoint, curve=ClientKeys(secret=friend_secret, server=server_key)) as friend,
+            Subscriber(endpoint) as stranger,
+        ):
+            assert friend.receive(PATIENCE_S) is not None, program.text()
+            assert stranger.receive(0.1) is None
 
 
 def test_the_version_and_the_devices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,8 @@ def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
         (["--duration", "inf"], "--duration"),
         (["--out", "o.txt"], r"\.jsonl or \.csv"),
         (["--stream", "a/b"], "--stream"),
+        (["--secret", "feed.key_secret"], "--listeners"),
+        (["--listeners", "friends"], "--secret"),
         (["--faces", "0"], "--faces"),
         (["--faces", "17"], "--faces"),
         (["--camera", "none", "--mic", "none"], "nothing to look at"),
