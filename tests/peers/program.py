@@ -46,10 +46,12 @@ class Program:
         self._subscriber = Subscriber(self.endpoint, topics=("emotion/",))
         command = [sys.executable, "-m", "realtime.run", "--log-json", "--bundle", str(bundle)]
         command += ["--engine", "onnx", "--bind", self.endpoint, "--offline", *map(str, flags)]
+        # Else PulseAudio's library lays its runtime folder into TMPDIR, by a link that outlives this run.
+        own_sound = {"PULSE_RUNTIME_PATH": str(self.scratch / "pulse")}
         self.process = subprocess.Popen(
             command,
             cwd=self.scratch,
-            env={**env, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(temporary)},
+            env={**env, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(temporary), **own_sound},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
