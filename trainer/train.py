@@ -140,9 +140,7 @@ def _train(config: dict[str, Any], out: Path, epochs: int, ranks: Ranks) -> dict
     log = SummaryWriter(str(out / "tensorboard")) if ranks.rank == 0 else None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     if log is not None:
-        print("learns from", stage.described(), sep="\n")
-        if config.get("bfloat16") and not suits(ranks.device.type):
-            print(LEFT_OUT)
+        _tell(stage, config, ranks.device.type)
     if "start_bundle" in config and not history:
         before = _before(stage, config, ranks)
     with Progress(*columns, disable=log is None) as progress:
@@ -252,6 +250,13 @@ def _epoch(
         losses.append(float(loss.detach()))
         advance()
     return sum(losses) / max(1, len(losses))
+
+
+def _tell(stage: Stage, config: dict[str, Any], device: str) -> None:
+    """What it learns from, and what is not done as asked."""
+    print("learns from", stage.described(), sep="\n")
+    if config.get("bfloat16") and not suits(device):
+        print(LEFT_OUT)
 
 
 def _seed(config: dict[str, Any], epoch: int) -> int:
