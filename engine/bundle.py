@@ -19,6 +19,7 @@ import numpy as np
 
 from engine.errors import BundleError
 from engine.graph import Port, read_ports
+from engine.leaning import LeaningParams
 from engine.signals.align import CropParams
 from engine.signals.face_networks import CROP, LEVELS, ROW
 from engine.signals.flow import FlowParams
@@ -111,6 +112,7 @@ class Bundle:
     attributes: names of the continuous attributes that the window model gives beside the labels, often none.
     attribute_ranges: what -1 and 1 of an attribute were on the scale it was rated on, where that differs.
     temperatures: by head; logits are divided by it before the softmax. smoothing_s: see `engine.smoothing`.
+    leaning: see `engine.leaning`; None where nothing is taken out.
     sound: what of a window's sound the window model takes, and under which name: its log-mel or its waveform.
     faces: the face finder it carries, None where it has none.
     """
@@ -139,6 +141,7 @@ class Bundle:
     training: JsonMap
     licence: str
     faces: FaceGraphs | None = None
+    leaning: LeaningParams | None = None
 
     @property
     def sound_shape(self) -> tuple[int, ...]:
@@ -219,6 +222,7 @@ def _parse(folder: Path, digest: str, manifest: JsonMap) -> Bundle:
         training=dict(manifest["training"]),
         licence=str(manifest["licence"]),
         faces=_faces(folder, manifest["faces"], manifest["files"]) if "faces" in manifest else None,
+        leaning=LeaningParams(**manifest["leaning"]) if "leaning" in manifest else None,
     )
     _check_sense(bundle)
     return bundle
@@ -238,6 +242,8 @@ def _check_sense(bundle: Bundle) -> None:
         raise ValueError(f"temperatures {bundle.temperatures} are not all positive")
     if not 0 <= bundle.smoothing_s <= LONGEST_SMOOTHING_S:
         raise ValueError(f"smoothing_s {bundle.smoothing_s} is not between 0 and {LONGEST_SMOOTHING_S}")
+    if bundle.leaning is not None and bundle.leaning.rest not in bundle.labels:
+        raise ValueError(f"leaning.rest is {bundle.leaning.rest!r}, none of the labels {bundle.labels}")
     if bundle.sound not in SOUNDS:
         raise ValueError(f"sound is {bundle.sound!r}, none of {SOUNDS}")
     if window.mel_hz * mel.hop != mel.rate_hz:

@@ -18,6 +18,7 @@ from engine.backends.base import Answers
 from engine.bundle import Bundle, load_bundle
 from engine.errors import BackendError
 from engine.lanes import Released
+from engine.leaning import Leaning
 from engine.plans.store import too_few
 from engine.probabilities import log_softmax, softmax
 from engine.smoothing import Smoothing
@@ -95,7 +96,8 @@ class Recognition:
     ) -> list[Scores]:
         bundle, labels = self.bundle, len(self.bundle.labels)
         temperatures = np.array([bundle.temperatures[head] for head in bundle.heads])
-        logs = log_softmax(answers.logits / temperatures[:, None])
+        said = log_softmax(answers.logits / temperatures[:, None])
+        logs = np.stack([each.levelled(*row) for each, *row in zip(streams, windows, said, strict=True)])
         rows = np.concatenate((logs, answers.attributes), axis=2, dtype=np.float64)
         said = np.stack([each.steadied(*row) for each, *row in zip(streams, windows, rows, strict=True)])
         names, heads = bundle.attributes, bundle.heads
@@ -167,7 +169,9 @@ class Stream:
         )
         self.slot = recognition.take_slot()
         self.track = -1
-        self._smoothing = Smoothing(recognition.bundle.smoothing_s)
+        bundle = recognition.bundle
+        self._leaning = Leaning(bundle.leaning, bundle.labels) if bundle.leaning else None
+        self._smoothing = Smoothing(bundle.smoothing_s)
 
     @property
     def video_bound_ns(self) -> int:
@@ -233,16 +237,25 @@ class Stream:
             return
         if self.track != -1:
             self._recognition.backend.reset(self.slot)
+            if self._leaning is not None:
+                self._leaning.restart()
         self.track = track
+
+    def levelled(self, window: Window, logs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What the heads say, without what they say of this person all the time; see `Leaning`."""
+        if self._leaning is None:
+            return logs
+        return self._leaning.take_out(window.t_end_ns, logs, _senses(window))
 
     def steadied(self, window: Window, said: NDArray[np.float64]) -> NDArray[np.float64]:
         """The mean over the last windows of the same face and the same senses; see `Smoothing`."""
-        basis = (self.track, window.valid_video > 0, window.valid_audio > 0)
-        return self._smoothing.fold(window.t_end_ns, said, basis)
+        return self._smoothing.fold(window.t_end_ns, said, (self.track, *_senses(window)))
 
     def clear(self, epoch_ns: int | None = None) -> None:
         """Forget pictures and sound, keep both baselines; time begins again, at `epoch_ns` if given."""
         self._smoothing.restart()
+        if self._leaning is not None:
+            self._leaning.pause()
         self.closed.clear()
         self.timeline.clear(epoch_ns)
         self._recognition.backend.reset(self.slot, keep_baseline=True)
@@ -255,3 +268,8 @@ class Stream:
         self.closed += released
         if self._at_once:
             self._recognition.encode([self])
+
+
+def _senses(window: Window) -> tuple[bool, bool]:
+    """Whether a face was seen in a window, and a voice heard."""
+    return window.valid_video > 0, window.valid_audio > 0

@@ -115,6 +115,8 @@ def export(
         "licence": licence,
         "files": {file: _digest(out / file) for file in (*FILES, *(each.name for each in pictures))},
     }
+    if "leaning" in config:
+        manifest["leaning"] = config["leaning"]
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 

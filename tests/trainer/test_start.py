@@ -55,14 +55,14 @@ def test_a_bundle_gives_sizes_and_weights(tmp_path: Path) -> None:
     halves = {k: v.half() if v.ndim > 1 else v for k, v in given.state_dict().items()}
     save_file(halves, tmp_path / "model.safetensors")
     manifest = '{"network": {"window_model": {"width": 16}}, "lead": "video", "smoothing_s": 0.5, '
-    manifest += '"attribute_ranges": {"arousal": [1, 5]}}'
+    manifest += '"leaning": {"share": 0.25}, "attribute_ranges": {"arousal": [1, 5]}}'
     (tmp_path / "manifest.json").write_text(manifest)
     file = tmp_path / "tune.toml"
     file.write_text(f'name = "tune"\nstart_bundle = "{tmp_path.as_posix()}"\n')
     config = read_config(file)
     assert config["window_model"] == {"width": 16}
     assert (config["lead"], config["smoothing_s"], config["name"]) == ("video", 0.5, "tune")
-    assert config["attribute_ranges"] == {"arousal": [1, 5]}
+    assert (config["attribute_ranges"], config["leaning"]) == ({"arousal": [1, 5]}, {"share": 0.25})
     made = network(2)
     start(made, config)
     assert all(v.dtype != torch.half for v in made.state_dict().values())

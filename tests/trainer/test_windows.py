@@ -11,6 +11,7 @@ from small_windows import FRAME_ENCODER, windows_config, write_data
 from engine.backends.onnx import OnnxBackend
 from engine.baseline import SlowMean
 from engine.bundle import load_bundle
+from engine.leaning import LeaningParams
 from trainer.data.takes import NO_LABEL
 from trainer.export import export, load_network
 from trainer.model.frame_encoder import FrameEncoder
@@ -164,7 +165,8 @@ def test_the_stage_learns(data: Path, tmp_path: Path) -> None:
 def test_attributes_are_learned_exported_and_given_by_the_engine(tmp_path: Path) -> None:
     data = write_data(tmp_path, unlabelled=(0, 14))
     ranges = {"attributes": ["arousal"], "attribute_ranges": {"arousal": [0, 1]}}
-    shared = windows_config(data) | ranges | {"shares": [0.2, 0.6, 0.2], "steps": 24}
+    leaning = {"share": 0.5, "rest": "neutral", "prior_s": 20, "tau_s": 60}
+    shared = windows_config(data) | ranges | {"shares": [0.2, 0.6, 0.2], "steps": 24, "leaning": leaning}
     config: dict[str, Any] = shared | {"select": "voice_audio_ccc_arousal"}
     best = train(config, tmp_path / "run")
     assert best["select"] == best["voice_audio_ccc_arousal"] > 0.5
@@ -174,6 +176,7 @@ def test_attributes_are_learned_exported_and_given_by_the_engine(tmp_path: Path)
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.attributes == ("arousal",)
     assert bundle.attribute_ranges == {"arousal": (0.0, 1.0)}
+    assert bundle.leaning == LeaningParams(**leaning)
     with np.load(bundle.parity) as samples:
         given = {key[7:]: value for key, value in samples.items() if key.startswith("window_")}
         found = OnnxBackend(bundle).answers(given)

@@ -24,7 +24,7 @@ from trainer.finder.scenery import Source
 from trainer.finder.scenes import crop, scene
 from trainer.finder.targets import targets
 from trainer.finder.teacher import Seen
-from trainer.mixed_precision import mixed_precision
+from trainer.mixed_precision import LEFT_OUT, mixed_precision, suits
 
 SIZES = ((128, 160), (160, 128), (128, 160), (224, 192))
 """Heights and widths of scenes, by turns."""
@@ -170,6 +170,8 @@ def main() -> None:
     arguments = parser.parse_args()
     console, name = Console(), arguments.name
     steps = arguments.steps or STEPS[name]
+    if not suits("cpu"):
+        console.print(LEFT_OUT)
     console.print(train(name, arguments.seen, arguments.out, steps, arguments.seed, console))
 
 

@@ -1,0 +1,81 @@
+"""What a person is taken for all the time, partly taken out of what is said of them.
+
+Some faces look angry at rest, some voices sound sad, and a language that the model never heard leans one way
+as a whole: then one label is said too often, whatever happens. How far the labels lean is a slow mean of what
+the heads say, in logits. The label of a person at rest may be said all the time: it is left as it is, and
+only the others are brought nearer to their mean. It knows nothing of faces and sound; the owner folds in rows
+in the order of time and says which senses they rest on. Data leaves it as rows of the same shape.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.baseline import SlowSteps
+from engine.probabilities import log_softmax
+from engine.types import SECOND_NS
+
+Float64 = NDArray[np.float64]
+FURTHEST = 8.0
+"""Natural log of odds that one row adds at most, so that a few certain ones do not decide."""
+LONGEST_S = 1.0
+"""How long a row lasts at most: nobody knows what was said in a longer gap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaningParams:
+    """share: of the leaning, 0..1, taken out. rest: the label of a person at rest.
+
+    prior_s, tau_s: how fast it is learned and forgotten, see `engine.baseline.SlowMean`.
+
+    Raises ValueError where a number is out of bounds.
+    """
+
+    share: float
+    rest: str
+    prior_s: float
+    tau_s: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.share <= 1 and self.prior_s > 0 and self.tau_s > 0):
+            raise ValueError(
+                f"leaning has share {self.share}, prior_s {self.prior_s}, tau_s {self.tau_s}: the share goes "
+                "from 0 to 1, the others are above 0"
+            )
+
+
+class Leaning:
+    """The leaning of one person, apart for every set of senses: a face alone leans otherwise than both."""
+
+    def __init__(self, params: LeaningParams, labels: tuple[str, ...]) -> None:
+        self._params = params
+        self._moved = np.array([label != params.rest for label in labels])
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything: another person."""
+        self._means: dict[tuple[bool, bool], tuple[Float64, SlowSteps]] = {}
+        self._last_ns: int | None = None
+
+    def pause(self) -> None:
+        """Keep what is known; time begins again."""
+        self._last_ns = None
+
+    def take_out(self, t_ns: int, logs: Float64, senses: tuple[bool, bool]) -> Float64:
+        """What is left of a row, (heads, labels) logarithms of probabilities, once the leaning is taken out.
+
+        t_ns: not before that of the row before. senses: whether a face was seen and a voice heard; where
+        neither was, nothing is said of anybody, and the row is given back.
+        """
+        if not any(senses):
+            return logs
+        start = np.zeros(logs.shape), SlowSteps(prior_s=self._params.prior_s, tau_s=self._params.tau_s)
+        mean, steps = self._means.setdefault(senses, start)
+        leaning = np.where(self._moved, mean - mean[:, self._moved].mean(1, keepdims=True), 0)
+        gap_s = 0 if self._last_ns is None else (t_ns - self._last_ns) / SECOND_NS
+        self._last_ns = t_ns
+        said = np.clip(logs - logs.mean(1, keepdims=True), -FURTHEST, FURTHEST)
+        mean += steps.rate(min(gap_s, LONGEST_S)) * (said - mean)
+        left: Float64 = log_softmax(logs - self._params.share * leaning)
+        return left
