@@ -97,8 +97,8 @@ class Recognition:
         bundle, labels = self.bundle, len(self.bundle.labels)
         temperatures = np.array([bundle.temperatures[head] for head in bundle.heads])
         said = log_softmax(answers.logits / temperatures[:, None])
-        logs = np.stack([each.levelled(*row) for each, *row in zip(streams, windows, said, strict=True)])
-        rows = np.concatenate((logs, answers.attributes), axis=2, dtype=np.float64)
+        logits = np.stack([each.levelled(*row) for each, *row in zip(streams, windows, said, strict=True)])
+        rows = np.concatenate((logits, answers.attributes), axis=2, dtype=np.float64)
         said = np.stack([each.steadied(*row) for each, *row in zip(streams, windows, rows, strict=True)])
         names, heads = bundle.attributes, bundle.heads
         rated = [
