@@ -2,9 +2,10 @@
 
 Some faces look angry at rest, some voices sound sad, and a language that the model never heard leans one way
 as a whole: then one label is said too often, whatever happens. How far the labels lean is a slow mean of what
-the heads say, in logits. The label of a person at rest may be said all the time: it is left as it is, and
-only the others are brought nearer to their mean. It knows nothing of faces and sound; the owner folds in rows
-in the order of time and says which senses they rest on. Data leaves it as rows of the same shape.
+the heads say, in logits; the labels are brought nearer to their mean. The label of a person at rest may be
+said all the time, so it is never said less; where it is said less than the others on the whole, it is
+said more. It knows nothing of faces and sound; the owner folds in rows in the order of time and says which
+senses they rest on. Data leaves it as rows of the same shape.
 """
 
 from dataclasses import dataclass
@@ -49,10 +50,13 @@ class Leaning:
 
     def __init__(self, params: LeaningParams, labels: tuple[str, ...]) -> None:
         self._params = params
-        moved = np.array([label != params.rest for label in labels], dtype=np.float64)
+        others = np.array([label != params.rest for label in labels], dtype=np.float64)
+        mean = others / max(1, others.sum())
         # Products of matrices: on rows of a few numbers they take a fifth of what NumPy's means take.
         self._centred = np.eye(len(labels)) - 1 / len(labels)
-        self._taken = params.share * (np.diag(moved) - np.outer(moved, moved) / max(1, moved.sum()))
+        self._apart = np.diag(others) - np.outer(mean, others)  # each of the others, beside their mean
+        self._rest = 1 - others
+        self._above = self._rest - mean  # the label at rest, beside the same
         self.restart()
 
     def restart(self) -> None:
@@ -76,7 +80,9 @@ class Leaning:
             steps = SlowSteps(prior_s=self._params.prior_s, tau_s=self._params.tau_s)
             self._means[senses] = np.zeros(logs.shape), steps
         mean, steps = self._means[senses]
-        left: Float64 = logs - mean @ self._taken
+        lacking = np.minimum(mean @ self._above, 0)
+        leaning = mean @ self._apart + lacking[:, None] * self._rest
+        left: Float64 = logs - self._params.share * leaning
         gap_s = 0.0 if self._last_ns is None else (t_ns - self._last_ns) / SECOND_NS
         self._last_ns = t_ns
         said = (logs @ self._centred).clip(-FURTHEST, FURTHEST)

@@ -33,7 +33,7 @@ class Recognizer:
     with what is there. Ask at least once in four seconds: the slow baselines learn from windows alone, and
     pictures more than some twenty seconds ahead of the last window are lost (counted in `counts`).
 
-    bundle: a folder, None for the one in the package. engine: "auto", "tensorrt", "onnx" or "openvino".
+    bundle: a folder, None for the one in the package. engine: "auto" or one of `engine.backends.ENGINES`.
     face_model: a YuNet file, or "yunet", instead of the bundle's finder; offline: never fetch one.
     epoch_ns: where the grid of ticks begins; nothing before it is used. has_video, has_audio: False where
     that kind will never come.

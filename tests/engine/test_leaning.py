@@ -24,12 +24,13 @@ def log_odds(*logits: float) -> np.ndarray:
 
 
 @given(st.lists(st.lists(st.floats(-20, 20), min_size=4, max_size=4), min_size=1, max_size=12))
-def test_half_of_the_slow_mean_is_taken_out_but_for_the_label_at_rest(rows: list[list[float]]) -> None:
+def test_half_of_the_slow_mean_is_taken_out_and_the_label_at_rest_only_gains(rows: list[list[float]]) -> None:
     leaning, mean = Leaning(HALF, LABELS), SlowMean(np.zeros(4, np.float32), prior_s=20, tau_s=60)
     for place, row in enumerate(rows):
         left = leaning.take_out(place * 200 * MS, log_odds(*row), BOTH)[0]
-        emotions = mean.mean[1:] - mean.mean[1:].mean()
-        expected = np.array(row) - 0.5 * np.array([0, *emotions])
+        at_rest, *emotions = mean.mean
+        usual = np.mean(emotions)
+        expected = np.array(row) - 0.5 * np.array([min(0, at_rest - usual), *(emotions - usual)])
         np.testing.assert_allclose(log_softmax(left), log_softmax(expected), atol=1e-4)
         centred = np.clip(np.array(row) - np.mean(row), -FURTHEST, FURTHEST)
         mean.fold(centred[None].astype(np.float32), 0.2 if place else 0.0)
@@ -46,11 +47,20 @@ def test_a_face_that_always_looks_angry_is_less_so_after_a_minute_and_is_soon_ha
     assert leaning.take_out(300 * 200 * MS, smiling, BOTH)[0].argmax() == LABELS.index("happy")
 
 
-def test_a_person_at_rest_stays_so_and_the_emotions_keep_their_places() -> None:
+def test_a_person_at_rest_stays_so_however_long() -> None:
     leaning, resting = Leaning(HALF, LABELS), log_odds(3, 0, 0, 0)
     for place in range(600):
         left = leaning.take_out(place * 200 * MS, resting, BOTH)
     np.testing.assert_allclose(left, resting, atol=1e-9)
+
+
+def test_where_only_the_label_at_rest_is_lacking_it_gains() -> None:
+    leaning, never = Leaning(HALF, LABELS), log_odds(-3, 0, 0, 0)
+    for place in range(600):
+        left = leaning.take_out(place * 200 * MS, never, BOTH)
+    unlearned = 20 / 60 * np.exp(-(120 - 40) / 60)  # a third is left after 40 s, then it fades with tau_s
+    apart = (left - left[:, 1:].mean())[0]
+    np.testing.assert_allclose(apart, [-3 + 1.5 * (1 - unlearned), 0, 0, 0], atol=0.01)
 
 
 def test_senses_lean_apart_gaps_teach_little_and_another_person_begins_anew() -> None:
