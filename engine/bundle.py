@@ -33,7 +33,7 @@ HEADS = ("video", "audio", "fused")
 SOUNDS = ("mel", "waveform")
 """How a window model may take sound."""
 DIGEST_CHARACTERS = 12
-LONGEST_SMOOTHING_S = 10
+LONGEST_S = 10
 MOST_ATTRIBUTES = 64  # a message of the feed holds no more
 
 T = TypeVar("T")
@@ -111,8 +111,8 @@ class Bundle:
     digest: the first 12 hexadecimal digits of the manifest's SHA-256, which names the model on the feed.
     attributes: names of the continuous attributes that the window model gives beside the labels, often none.
     attribute_ranges: what -1 and 1 of an attribute were on the scale it was rated on, where that differs.
-    temperatures: by head; logits are divided by it before the softmax. smoothing_s: see `engine.smoothing`.
-    leaning: see `engine.leaning`; None where nothing is taken out.
+    temperatures: by head; logits are divided by it before the softmax.
+    smoothing_s, sure_after_s, leaning: see `engine.smoothing`, `engine.evidence`, `engine.leaning`.
     sound: what of a window's sound the window model takes, and under which name: its log-mel or its waveform.
     faces: the face finder it carries, None where it has none.
     """
@@ -128,6 +128,7 @@ class Bundle:
     lead: str
     temperatures: dict[str, float]
     smoothing_s: float
+    sure_after_s: float
     crop: CropParams
     window: WindowSpec
     sound: str
@@ -205,6 +206,7 @@ def _parse(folder: Path, digest: str, manifest: JsonMap) -> Bundle:
         lead=manifest["lead"],
         temperatures=temperatures,
         smoothing_s=float(manifest.get("smoothing_s", 0.0)),
+        sure_after_s=float(manifest.get("sure_after_s", 0.0)),
         crop=CropParams(
             size=int(crop["size"]),
             channels=int(crop["channels"]),
@@ -240,8 +242,9 @@ def _check_sense(bundle: Bundle) -> None:
         raise ValueError(f"attribute_ranges {bundle.attribute_ranges} do not all rise")
     if any(not 0 < temperature < 1000 for temperature in bundle.temperatures.values()):
         raise ValueError(f"temperatures {bundle.temperatures} are not all positive")
-    if not 0 <= bundle.smoothing_s <= LONGEST_SMOOTHING_S:
-        raise ValueError(f"smoothing_s {bundle.smoothing_s} is not between 0 and {LONGEST_SMOOTHING_S}")
+    for name, time_s in (("smoothing_s", bundle.smoothing_s), ("sure_after_s", bundle.sure_after_s)):
+        if not 0 <= time_s <= LONGEST_S:
+            raise ValueError(f"{name} {time_s} is not between 0 and {LONGEST_S}")
     if bundle.leaning is not None and bundle.leaning.rest not in bundle.labels:
         raise ValueError(f"leaning.rest is {bundle.leaning.rest!r}, none of the labels {bundle.labels}")
     if bundle.sound not in SOUNDS:

@@ -17,6 +17,7 @@ from engine.backends import Backend, choose
 from engine.backends.base import Answers
 from engine.bundle import Bundle, load_bundle
 from engine.errors import BackendError
+from engine.evidence import evidence
 from engine.lanes import Released
 from engine.leaning import Leaning
 from engine.plans.store import too_few
@@ -96,7 +97,8 @@ class Recognition:
     ) -> list[Scores]:
         bundle, labels = self.bundle, len(self.bundle.labels)
         temperatures = np.array([bundle.temperatures[head] for head in bundle.heads])
-        said = log_softmax(answers.logits / temperatures[:, None])
+        sure = evidence(windows, bundle.window.seconds, bundle.sure_after_s)
+        said = log_softmax(answers.logits / temperatures[:, None]) * sure[..., None]
         logits = np.stack([each.levelled(*row) for each, *row in zip(streams, windows, said, strict=True)])
         rows = np.concatenate((logits, answers.attributes), axis=2, dtype=np.float64)
         said = np.stack([each.steadied(*row) for each, *row in zip(streams, windows, rows, strict=True)])

@@ -119,6 +119,7 @@ def put(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (put("temperatures.fused", 0), "not all positive"),
         (put("smoothing_s", -0.1), "smoothing_s"),
         (put("smoothing_s", float("nan")), "smoothing_s"),
+        (put("sure_after_s", 60), "sure_after_s 60.0 is not between"),
         (put("leaning", {"share": 0.5, "rest": "bored", "prior_s": 20, "tau_s": 60}), "'bored', none of the"),
         (put("leaning", {"share": 2, "rest": "neutral", "prior_s": 20, "tau_s": 60}), "leaning has share 2"),
         (put("leaning", {"share": 0.5}), "missing 3 required"),
