@@ -30,6 +30,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "live"
 HEADS = ("video", "audio", "fused")
+SENSES = HEADS[:2]
 SOUNDS = ("mel", "waveform")
 """How a window model may take sound."""
 DIGEST_CHARACTERS = 12
@@ -128,7 +129,7 @@ class Bundle:
     lead: str
     temperatures: dict[str, float]
     smoothing_s: float
-    sure_after_s: float
+    sure_after_s: dict[str, float]
     crop: CropParams
     window: WindowSpec
     sound: str
@@ -206,7 +207,7 @@ def _parse(folder: Path, digest: str, manifest: JsonMap) -> Bundle:
         lead=manifest["lead"],
         temperatures=temperatures,
         smoothing_s=float(manifest.get("smoothing_s", 0.0)),
-        sure_after_s=float(manifest.get("sure_after_s", 0.0)),
+        sure_after_s=_each(float, manifest.get("sure_after_s", {})),
         crop=CropParams(
             size=int(crop["size"]),
             channels=int(crop["channels"]),
@@ -242,9 +243,10 @@ def _check_sense(bundle: Bundle) -> None:
         raise ValueError(f"attribute_ranges {bundle.attribute_ranges} do not all rise")
     if any(not 0 < temperature < 1000 for temperature in bundle.temperatures.values()):
         raise ValueError(f"temperatures {bundle.temperatures} are not all positive")
-    for name, time_s in (("smoothing_s", bundle.smoothing_s), ("sure_after_s", bundle.sure_after_s)):
-        if not 0 <= time_s <= LONGEST_S:
-            raise ValueError(f"{name} {time_s} is not between 0 and {LONGEST_S}")
+    if any(not 0 <= each <= LONGEST_S for each in (bundle.smoothing_s, *bundle.sure_after_s.values())):
+        raise ValueError(f"smoothing_s or one of sure_after_s is not between 0 and {LONGEST_S}")
+    if bundle.sure_after_s.keys() not in (set(), set(SENSES)):
+        raise ValueError(f"sure_after_s {bundle.sure_after_s} is not for each of {SENSES}")
     if bundle.leaning is not None and bundle.leaning.rest not in bundle.labels:
         raise ValueError(f"leaning.rest is {bundle.leaning.rest!r}, none of the labels {bundle.labels}")
     if bundle.sound not in SOUNDS:

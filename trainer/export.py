@@ -95,7 +95,7 @@ def export(
         "lead": config.get("lead", "fused"),
         "temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True)),
         "smoothing_s": config.get("smoothing_s", 0.0),
-        "sure_after_s": config.get("sure_after_s", 0.0),
+        "sure_after_s": config.get("sure_after_s", {}),
         "crop": {"size": 112, "channels": 1, "template": np.asarray(TEMPLATE).tolist()},
         "window": {"seconds": TICKS / TICK_HZ, "tick_hz": TICK_HZ, "mel_hz": MEL_HZ},
         "sound": sound,

@@ -22,15 +22,20 @@ def window(tmp_path: Path, seen: float, heard: float) -> Window:
 
 
 def test_factors_rise_with_what_each_head_rests_on(tmp_path: Path) -> None:
-    windows = [window(tmp_path, *shares) for shares in ((0, 0), (0.1, 0.0), (0.2, 0.3), (0.5, 1.0))]
-    by_hand = [[0, 0, 0], [0.25, 0, 0.25], [0.5, 0.75, 0.75], [1, 1, 1]]
-    np.testing.assert_allclose(evidence(windows, 4.0, 1.6), by_hand)
-    np.testing.assert_array_equal(evidence(windows, 4.0, 0.0), np.ones((4, 3)))
+    windows = [window(tmp_path, *shares) for shares in ((0, 0), (0.1, 0.0), (0.1, 0.3), (0.5, 1.0))]
+    by_hand = [[0, 0, 0], [0.5, 0, 0.5], [0.5, 0.75, 0.75], [1, 1, 1]]
+    np.testing.assert_allclose(evidence(windows, 4.0, {"video": 0.8, "audio": 1.6}), by_hand)
+    at_once = evidence(windows, 4.0, {"video": 0.0, "audio": 0.0})
+    np.testing.assert_array_equal(at_once, [[0, 0, 0], [1, 0, 1], [1, 1, 1], [1, 1, 1]])
+    np.testing.assert_array_equal(evidence(windows, 4.0, {}), np.ones((4, 3)))
 
 
 def test_a_recogniser_grows_sure_and_says_nothing_of_a_sense_that_is_not_there(tmp_path: Path) -> None:
     sound = np.random.default_rng(4).normal(0, 0.1, 64_000).astype(np.float32)
-    folders = (write_bundle(tmp_path / "raw"), write_bundle(tmp_path / "slow", sure_after_s=2.0))
+    folders = (
+        write_bundle(tmp_path / "raw"),
+        write_bundle(tmp_path / "slow", sure_after_s={"video": 1.0, "audio": 2.0}),
+    )
     raw, slow = (Recognizer(folder, engine="onnx", has_video=False) for folder in folders)
     for recognizer in (raw, slow):
         recognizer.add_audio(0, sound)

@@ -166,7 +166,8 @@ def test_attributes_are_learned_exported_and_given_by_the_engine(tmp_path: Path)
     data = write_data(tmp_path, unlabelled=(0, 14))
     ranges = {"attributes": ["arousal"], "attribute_ranges": {"arousal": [0, 1]}}
     leaning = {"share": 0.5, "rest": "neutral", "prior_s": 20, "tau_s": 60}
-    shared = windows_config(data) | ranges | {"shares": [0.2, 0.6, 0.2], "steps": 24, "leaning": leaning}
+    shared = windows_config(data) | ranges | {"shares": [0.2, 0.6, 0.2], "steps": 24}
+    shared |= {"leaning": leaning, "sure_after_s": {"video": 1, "audio": 2}}
     config: dict[str, Any] = shared | {"select": "voice_audio_ccc_arousal"}
     best = train(config, tmp_path / "run")
     assert best["select"] == best["voice_audio_ccc_arousal"] > 0.5
@@ -177,6 +178,7 @@ def test_attributes_are_learned_exported_and_given_by_the_engine(tmp_path: Path)
     assert bundle.attributes == ("arousal",)
     assert bundle.attribute_ranges == {"arousal": (0.0, 1.0)}
     assert bundle.leaning == LeaningParams(**leaning)
+    assert bundle.sure_after_s == {"video": 1.0, "audio": 2.0}
     with np.load(bundle.parity) as samples:
         given = {key[7:]: value for key, value in samples.items() if key.startswith("window_")}
         found = OnnxBackend(bundle).answers(given)
