@@ -97,7 +97,8 @@ class Recognition:
     ) -> list[Scores]:
         bundle, labels = self.bundle, len(self.bundle.labels)
         temperatures = np.array([bundle.temperatures[head] for head in bundle.heads])
-        sure = evidence(windows, bundle.window.seconds, bundle.sure_after_s)
+        shares = [(window.valid_video, window.valid_audio) for window in windows]
+        sure = evidence(shares, bundle.window.seconds, bundle.sure_after_s)
         said = log_softmax(answers.logits / temperatures[:, None]) * sure[..., None]
         logits = np.stack([each.levelled(*row) for each, *row in zip(streams, windows, said, strict=True)])
         rows = np.concatenate((logits, answers.attributes), axis=2, dtype=np.float64)

@@ -8,6 +8,7 @@ Writes the weights with the temperatures in them; `trainer.export` carries them 
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from engine.evidence import evidence
 from trainer.export import load_network
 from trainer.labels import HEADS
 from trainer.metrics import calibration_error, unweighted_average_recall
@@ -26,7 +28,7 @@ from trainer.prepared_sets import dev_sets, make_ready, shown_split
 from trainer.set_union import SetFolders
 from trainer.stage_windows import window_logits
 from trainer.start import add_config, read_config, read_weights, run_folder
-from trainer.window_batches import Shares, WindowSource
+from trainer.window_batches import TICK_HZ, TICKS, Shares, WindowSource
 
 STEPS, BATCH = 40, 32
 SHARES: dict[str, Shares] = {"both": (1, 0, 0), "voice": (0, 1, 0), "face": (0, 0, 1)}
@@ -34,12 +36,16 @@ GRID = torch.logspace(-0.6, 1.0, 161)
 
 
 @torch.inference_mode()
-def draw_logits(network: DE3, source: WindowSource, seed: int, sense: str) -> tuple[Tensor, Tensor]:
-    """(N, 3, L) logits and (N,) labels of windows with face, voice or both."""
+def draw_logits(
+    network: DE3, source: WindowSource, seed: int, sense: str, sure_after_s: Mapping[str, float]
+) -> tuple[Tensor, Tensor]:
+    """(N, 3, L) logits, as far as the windows tell, and (N,) labels of windows with face, voice or both."""
     source.shares = SHARES[sense]
     logits, labels = [], []
     for batch in source.batches(np.random.default_rng(seed), BATCH, STEPS):
-        logits.append(window_logits(network, batch).float())
+        there = np.column_stack((batch.video_mask.mean(1), batch.audio_mask.mean(1)))
+        sure = torch.from_numpy(evidence(there, TICKS / TICK_HZ, sure_after_s)).float()
+        logits.append(window_logits(network, batch).float() * sure[..., None])
         labels.append(torch.from_numpy(batch.labels))
     return torch.cat(logits), torch.cat(labels)
 
@@ -50,9 +56,10 @@ def temperature(logits_NL: Tensor, labels_N: Tensor) -> float:
     return float(GRID[losses.argmin()])
 
 
-def fit(network: DE3, dev: WindowSource) -> None:
+def fit(network: DE3, dev: WindowSource, sure_after_s: Mapping[str, float]) -> None:
     """Set the network's temperatures, each from the windows that its head is asked about."""
-    fitted = {sense: draw_logits(network, dev, 11, sense) for sense in SHARES if dev.has(SHARES[sense])}
+    drawn = [sense for sense in SHARES if dev.has(SHARES[sense])]
+    fitted = {sense: draw_logits(network, dev, 11, sense, sure_after_s) for sense in drawn}
     asked = {"video": ("both", "face"), "audio": ("both", "voice"), "fused": ("both", "voice", "face")}
     for head, name in enumerate(HEADS):
         there = [fitted[sense] for sense in asked[name] if sense in fitted]
@@ -76,8 +83,11 @@ def main() -> None:
         weights = arguments.weights or run_folder(config) / "best.safetensors"
         network = load_network(config, weights)
         make_ready(config)
+        sure_after_s = config.get("sure_after_s", {})
         if arguments.temperatures is None:
-            fit(network, window_source(network, dev_sets(config), "dev", takes_waveform(config)))
+            fit(
+                network, window_source(network, dev_sets(config), "dev", takes_waveform(config)), sure_after_s
+            )
         else:
             network.temperatures.copy_(read_weights(arguments.temperatures)["temperatures"])
         split = "test" if arguments.test else shown_split(config)
@@ -86,19 +96,21 @@ def main() -> None:
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{error}\n")
     report = {"temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True)), "split": split}
-    report |= calibration(network, test)
+    report |= calibration(network, test, sure_after_s)
     out = arguments.out or weights.with_name("calibrated.safetensors")
     save_file(load_file(weights) | {"temperatures": network.temperatures.clone()}, out)
     print(json.dumps(report, indent=1))
 
 
-def calibration(network: DE3, test: WindowSource) -> dict[str, dict[str, float]]:
+def calibration(
+    network: DE3, test: WindowSource, sure_after_s: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
     """Calibration error and UAR by what was there and head, of what there are windows of."""
     report = {}
     for sense in SHARES:
         if not test.has(SHARES[sense]):
             continue
-        logits, labels = draw_logits(network, test, 12, sense)
+        logits, labels = draw_logits(network, test, 12, sense, sure_after_s)
         for head, name in enumerate(HEADS):
             if (sense, name) in (("voice", "video"), ("face", "audio")):
                 continue

@@ -1,33 +1,23 @@
 """What little was seen or heard tells little: factors by hand, and a recogniser that begins unsure."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from engine import Recognizer, load_bundle
+from engine import Recognizer
 from engine.evidence import evidence
-from engine.window import Timeline, Window
 from tests.engine.small_bundle import write_bundle
 
 MS = 1_000_000
 
 
-def window(tmp_path: Path, seen: float, heard: float) -> Window:
-    empty = Timeline(load_bundle(write_bundle(tmp_path))).window(4000 * MS)[1]
-    ticks, bins = len(empty.video_mask), len(empty.audio_mask)
-    return replace(
-        empty, video_mask=np.arange(ticks) < seen * ticks, audio_mask=np.arange(bins) < heard * bins
-    )
-
-
-def test_factors_rise_with_what_each_head_rests_on(tmp_path: Path) -> None:
-    windows = [window(tmp_path, *shares) for shares in ((0, 0), (0.1, 0.0), (0.1, 0.3), (0.5, 1.0))]
+def test_factors_rise_with_what_each_head_rests_on() -> None:
+    shares = [(0, 0), (0.1, 0.0), (0.1, 0.3), (0.5, 1.0)]
     by_hand = [[0, 0, 0], [0.5, 0, 0.5], [0.5, 0.75, 0.75], [1, 1, 1]]
-    np.testing.assert_allclose(evidence(windows, 4.0, {"video": 0.8, "audio": 1.6}), by_hand)
-    at_once = evidence(windows, 4.0, {"video": 0.0, "audio": 0.0})
+    np.testing.assert_allclose(evidence(shares, 4.0, {"video": 0.8, "audio": 1.6}), by_hand)
+    at_once = evidence(shares, 4.0, {"video": 0.0, "audio": 0.0})
     np.testing.assert_array_equal(at_once, [[0, 0, 0], [1, 0, 1], [1, 1, 1], [1, 1, 1]])
-    np.testing.assert_array_equal(evidence(windows, 4.0, {}), np.ones((4, 3)))
+    np.testing.assert_array_equal(evidence(shares, 4.0, {}), np.ones((4, 3)))
 
 
 def test_a_recogniser_grows_sure_and_says_nothing_of_a_sense_that_is_not_there(tmp_path: Path) -> None:
