@@ -39,6 +39,8 @@ VOICE_INPUTS = ("audio_mask", "voice_baseline", "voice_weight")
 LICENCE = "CC-BY-NC-SA-4.0"
 FILES = ("frame_encoder.onnx", "window_model.onnx", "parity.npz", "model.safetensors", "CARD.md")
 NETWORK = ("frame_encoder", "window_model", "attributes", "frame_extractor", "sound_extractor")
+AFTERWARDS = ("smoothing_s", "sure_after_s", "leaning")
+"""What the engine does with what the heads say, as far as the configuration asks for it."""
 OPSET = 20
 PARITY_WINDOWS, PARITY_FRAMES = 4, 6
 
@@ -94,8 +96,7 @@ def export(
         "heads": HEADS,
         "lead": config.get("lead", "fused"),
         "temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True)),
-        "smoothing_s": config.get("smoothing_s", 0.0),
-        "sure_after_s": config.get("sure_after_s", {}),
+        **{key: config[key] for key in AFTERWARDS if key in config},
         "crop": {"size": 112, "channels": 1, "template": np.asarray(TEMPLATE).tolist()},
         "window": {"seconds": TICKS / TICK_HZ, "tick_hz": TICK_HZ, "mel_hz": MEL_HZ},
         "sound": sound,
@@ -116,8 +117,6 @@ def export(
         "licence": licence,
         "files": {file: _digest(out / file) for file in (*FILES, *(each.name for each in pictures))},
     }
-    if "leaning" in config:
-        manifest["leaning"] = config["leaning"]
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
