@@ -63,7 +63,7 @@ class SlowMean:
         self._steps.restart()
 
     def fold(self, rows: Float32, dt_s: float) -> None:
-        """rows: (N, D) float32 in the order of time, each lasting `dt_s` seconds."""
+        """rows: (N, ...) float32, each of the start's shape, in the order of time, lasting `dt_s` seconds."""
         for step in rows.astype(np.float64):
             step -= self._mean
             step *= self._steps.rate(dt_s)
@@ -71,7 +71,7 @@ class SlowMean:
 
     @property
     def mean(self) -> Float32:
-        """(D,) float32."""
+        """float32, of the start's shape."""
         return self._mean.astype(np.float32)
 
     @property

@@ -31,8 +31,7 @@ MANIFEST = "manifest.json"
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "live"
 HEADS = ("video", "audio", "fused")
 SENSES = HEADS[:2]
-SOUNDS = ("mel", "waveform")
-"""How a window model may take sound."""
+SOUNDS = ("mel", "waveform")  # how a window model may take sound
 DIGEST_CHARACTERS = 12
 LONGEST_S = 10
 MOST_ATTRIBUTES = 64  # a message of the feed holds no more
@@ -243,8 +242,9 @@ def _check_sense(bundle: Bundle) -> None:
         raise ValueError(f"attribute_ranges {bundle.attribute_ranges} do not all rise")
     if any(not 0 < temperature < 1000 for temperature in bundle.temperatures.values()):
         raise ValueError(f"temperatures {bundle.temperatures} are not all positive")
-    if any(not 0 <= each <= LONGEST_S for each in (bundle.smoothing_s, *bundle.sure_after_s.values())):
-        raise ValueError(f"smoothing_s or one of sure_after_s is not between 0 and {LONGEST_S}")
+    times_s = {"smoothing_s": bundle.smoothing_s} | bundle.sure_after_s
+    if any(not 0 <= time_s <= LONGEST_S for time_s in times_s.values()):
+        raise ValueError(f"smoothing_s or one of sure_after_s is not between 0 and {LONGEST_S}: {times_s}")
     if bundle.sure_after_s.keys() not in (set(), set(SENSES)):
         raise ValueError(f"sure_after_s {bundle.sure_after_s} is not for each of {SENSES}")
     if bundle.leaning is not None and bundle.leaning.rest not in bundle.labels:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.baseline import SlowSteps
+from engine.baseline import SlowMean
 from engine.types import SECOND_NS
 
 Float64 = NDArray[np.float64]
@@ -61,7 +61,7 @@ class Leaning:
 
     def restart(self) -> None:
         """Forget everything: another person."""
-        self._means: dict[tuple[bool, bool], tuple[Float64, SlowSteps]] = {}
+        self._means: dict[tuple[bool, bool], SlowMean] = {}
         self._last_ns: int | None = None
 
     def pause(self) -> None:
@@ -77,14 +77,15 @@ class Leaning:
         if not any(senses):
             return logs
         if senses not in self._means:
-            steps = SlowSteps(prior_s=self._params.prior_s, tau_s=self._params.tau_s)
-            self._means[senses] = np.zeros(logs.shape), steps
-        mean, steps = self._means[senses]
+            start = np.zeros(logs.shape, np.float32)
+            self._means[senses] = SlowMean(start, prior_s=self._params.prior_s, tau_s=self._params.tau_s)
+        slow = self._means[senses]
+        mean = slow.mean
         lacking = np.minimum(mean @ self._above, 0)
         leaning = mean @ self._apart + lacking[:, None] * self._rest
         left: Float64 = logs - self._params.share * leaning
         gap_s = 0.0 if self._last_ns is None else (t_ns - self._last_ns) / SECOND_NS
         self._last_ns = t_ns
         said = (logs @ self._centred).clip(-FURTHEST, FURTHEST)
-        mean += steps.rate(min(gap_s, LONGEST_S)) * (said - mean)
+        slow.fold(said[None].astype(np.float32), min(gap_s, LONGEST_S))
         return left

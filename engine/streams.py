@@ -23,7 +23,7 @@ from engine.leaning import Leaning
 from engine.plans.store import too_few
 from engine.probabilities import log_softmax, softmax
 from engine.smoothing import Smoothing
-from engine.types import SECOND_NS, Block, Face, Observation, Scores
+from engine.types import SECOND_NS, Block, Face, Float32, Observation, Scores
 from engine.window import Timeline, Window, hear
 
 
@@ -99,10 +99,14 @@ class Recognition:
         temperatures = np.array([bundle.temperatures[head] for head in bundle.heads])
         shares = [(window.valid_video, window.valid_audio) for window in windows]
         sure = evidence(shares, bundle.window.seconds, bundle.sure_after_s)
-        said = log_softmax(answers.logits / temperatures[:, None]) * sure[..., None]
-        logits = np.stack([each.levelled(*row) for each, *row in zip(streams, windows, said, strict=True)])
-        rows = np.concatenate((logits, answers.attributes), axis=2, dtype=np.float64)
-        said = np.stack([each.steadied(*row) for each, *row in zip(streams, windows, rows, strict=True)])
+        logits = log_softmax(answers.logits / temperatures[:, None]) * sure[..., None]
+        rows = zip(streams, windows, shares, logits, answers.attributes, strict=True)
+        said = np.stack(
+            [
+                each.steadied(window.t_end_ns, (seen > 0, heard > 0), *row)
+                for each, window, (seen, heard), *row in rows
+            ]
+        )
         names, heads = bundle.attributes, bundle.heads
         rated = [
             {head: dict(zip(names, row, strict=True)) for head, row in zip(heads, rows_of_heads, strict=True)}
@@ -115,15 +119,15 @@ class Recognition:
                 labels=bundle.labels,
                 heads=dict(zip(bundle.heads, probabilities, strict=True)),
                 lead=bundle.lead,
-                valid_video=window.valid_video,
-                valid_audio=window.valid_audio,
+                valid_video=seen,
+                valid_audio=heard,
                 face=window.face,
                 track=stream.track,
                 attributes=attributes[bundle.lead],
                 head_attributes=attributes,
             )
-            for stream, window, probabilities, attributes in zip(
-                streams, windows, softmax(said[..., :labels]), rated, strict=True
+            for stream, window, (seen, heard), probabilities, attributes in zip(
+                streams, windows, shares, softmax(said[..., :labels]), rated, strict=True
             )
         ]
 
@@ -244,15 +248,16 @@ class Stream:
                 self._leaning.restart()
         self.track = track
 
-    def levelled(self, window: Window, logs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What the heads say, without what they say of this person all the time; see `Leaning`."""
-        if self._leaning is None:
-            return logs
-        return self._leaning.take_out(window.t_end_ns, logs, _senses(window))
-
-    def steadied(self, window: Window, said: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The mean over the last windows of the same face and the same senses; see `Smoothing`."""
-        return self._smoothing.fold(window.t_end_ns, said, (self.track, *_senses(window)))
+    def steadied(
+        self, t_ns: int, senses: tuple[bool, bool], logits: NDArray[np.float64], attributes: Float32
+    ) -> NDArray[np.float64]:
+        """What the heads say, labels before attributes: less what they say of this person all the time (see
+        `Leaning`), and as a mean over the last windows of the same face and senses (see `Smoothing`).
+        """
+        if self._leaning is not None:
+            logits = self._leaning.take_out(t_ns, logits, senses)
+        row = np.concatenate((logits, attributes), axis=1, dtype=np.float64)
+        return self._smoothing.fold(t_ns, row, (self.track, *senses))
 
     def clear(self, epoch_ns: int | None = None) -> None:
         """Forget pictures and sound, keep both baselines; time begins again, at `epoch_ns` if given."""
@@ -271,8 +276,3 @@ class Stream:
         self.closed += released
         if self._at_once:
             self._recognition.encode([self])
-
-
-def _senses(window: Window) -> tuple[bool, bool]:
-    """Whether a face was seen in a window, and a voice heard."""
-    return window.valid_video > 0, window.valid_audio > 0

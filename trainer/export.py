@@ -30,7 +30,7 @@ from trainer.labels import HEADS, LABELS
 from trainer.model.de3 import DE3, takes_waveform
 from trainer.prepare_voices import VOICE_FLOOR
 from trainer.report_card import pictures as shown
-from trainer.start import add_config, fill, read_config, read_weights, run_folder
+from trainer.start import AFTERWARDS, add_config, fill, read_config, read_weights, run_folder
 from trainer.window_batches import BINS, HOP, MEL_HZ, PRIOR_S, TAU_S, TICK_HZ, TICKS
 
 FACE_INPUTS = ("v", "o", "video_mask", "face_baseline", "face_weight")
@@ -39,8 +39,6 @@ VOICE_INPUTS = ("audio_mask", "voice_baseline", "voice_weight")
 LICENCE = "CC-BY-NC-SA-4.0"
 FILES = ("frame_encoder.onnx", "window_model.onnx", "parity.npz", "model.safetensors", "CARD.md")
 NETWORK = ("frame_encoder", "window_model", "attributes", "frame_extractor", "sound_extractor")
-AFTERWARDS = ("smoothing_s", "sure_after_s", "leaning")
-"""What the engine does with what the heads say, as far as the configuration asks for it."""
 OPSET = 20
 PARITY_WINDOWS, PARITY_FRAMES = 4, 6
 

@@ -19,7 +19,9 @@ from trainer.model.de3 import DE3
 from trainer.model.frame_encoder import FrameEncoder
 
 SOUND_PARTS = ("sound_in", "sound_encoder", "pools.1", "heads.1", "attribute_heads.1")
-KEPT = ("lead", "smoothing_s", "sure_after_s", "leaning", "attribute_ranges")
+AFTERWARDS = ("smoothing_s", "sure_after_s", "leaning")
+"""What the engine does with what the heads say, as far as the configuration asks for it."""
+KEPT = ("lead", "attribute_ranges", *AFTERWARDS)
 """What a bundle says beside its network that a configuration which starts from it goes on with."""
 OPTIONAL = ("window_model.attribute_heads.", "window_model.still_expression.")
 """A network with continuous attributes, or that asks the stills, may start from one without."""
