@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from engine.bundle_ports import check_graph, expected_ports
 from engine.errors import BundleError
-from engine.graph import Port, read_ports
 from engine.leaning import LeaningParams
 from engine.signals.align import CropParams
-from engine.signals.face_networks import CROP, LEVELS, ROW
 from engine.signals.flow import FlowParams
 from engine.signals.sound import MelParams
+from engine.signals.voice import MEMORY, STEP
 from engine.types import SECOND_NS, Float32, JsonMap
 
 SCHEMA = 1
@@ -31,7 +31,7 @@ MANIFEST = "manifest.json"
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "live"
 HEADS = ("video", "audio", "fused")
 SENSES = HEADS[:2]
-SOUNDS = ("mel", "waveform")  # how a window model may take sound
+SOUNDS = ("mel", "waveform", "voice_tokens")  # how a window model may take sound
 DIGEST_CHARACTERS = 12
 LONGEST_S = 10
 MOST_ATTRIBUTES = 64  # a message of the feed holds no more
@@ -81,7 +81,7 @@ class BaselineSpec:
     """The slow means (see `engine.baseline`).
 
     prior_s, tau_s: seconds; voice_floor: natural log of power below the loudest bin that still is voice.
-    face_mean: (Dv + Do,) float32 and voice_mean: (bands,) float32, the training set's means.
+    face_mean: (Dv + Do,) float32 and voice_mean: (`Bundle.voice_width`,) float32, the training set's means.
     """
 
     prior_s: float
@@ -104,6 +104,14 @@ class FaceGraphs:
     follow_at: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoiceGraph:
+    """The network that hears voices (see `engine.signals.voice`), and the width of its tokens."""
+
+    encoder: Path
+    width: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Bundle:
     """A checked bundle. Paths are absolute; every file was read and had the manifest's digest.
@@ -113,8 +121,9 @@ class Bundle:
     attribute_ranges: what -1 and 1 of an attribute were on the scale it was rated on, where that differs.
     temperatures: by head; logits are divided by it before the softmax.
     smoothing_s, sure_after_s, leaning: see `engine.smoothing`, `engine.evidence`, `engine.leaning`.
-    sound: what of a window's sound the window model takes, and under which name: its log-mel or its waveform.
+    sound: what of a window's sound the window model takes, and under which name: one of SOUNDS.
     faces: the face finder it carries, None where it has none.
+    voice: what makes voice tokens, None where the window model takes none.
     """
 
     path: Path
@@ -143,12 +152,21 @@ class Bundle:
     licence: str
     faces: FaceGraphs | None = None
     leaning: LeaningParams | None = None
+    voice: VoiceGraph | None = None
 
     @property
     def sound_shape(self) -> tuple[int, ...]:
-        """A window's sound as the window model takes it: (M, F) of log-mel, or (M * hop,) samples."""
+        """A window's sound as the window model takes it: (M, F) of log-mel, (M * hop,) samples, or (M / 4, K)
+        of voice tokens."""
         bins, mel = self.window.bins, self.mel
+        if self.voice is not None:
+            return bins // STEP, self.voice.width
         return (bins * mel.hop,) if self.sound == "waveform" else (bins, mel.bands)
+
+    @property
+    def voice_width(self) -> int:
+        """Of the voice's slow mean: of voice tokens where there are any, else of the log-mel."""
+        return self.mel.bands if self.voice is None else self.voice.width
 
 
 def load_bundle(path: str | Path | None = None) -> Bundle:
@@ -180,8 +198,8 @@ def load_bundle(path: str | Path | None = None) -> Bundle:
     except (TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{file} does not fit: {error}.") from error
     contents = _read_files(folder, manifest["files"])
-    for graph, inputs, outputs in _expected_ports(bundle):
-        _check_graph(graph, contents[graph.name], inputs, outputs)
+    for graph, inputs, outputs in expected_ports(bundle):
+        check_graph(graph, contents[graph.name], inputs, outputs)
     return bundle
 
 
@@ -189,6 +207,7 @@ def _parse(folder: Path, digest: str, manifest: JsonMap) -> Bundle:
     labels, heads = _words(manifest["labels"]), _words(manifest["heads"])
     temperatures = {head: float(manifest["temperatures"][head]) for head in heads}
     mel = MelParams(**manifest["mel"])
+    voice = _voice(folder, manifest) if manifest.get("sound") == "voice_tokens" else None
     tokens = TokenSpec(**_each(int, manifest["tokens"]))
     crop = manifest["crop"]
     bundle = Bundle(
@@ -217,7 +236,9 @@ def _parse(folder: Path, digest: str, manifest: JsonMap) -> Bundle:
         mel=mel,
         flow=FlowParams(**manifest["flow"]),
         tokens=tokens,
-        baseline=_baseline(manifest["baseline"], tokens.appearance + tokens.motion, mel.bands),
+        baseline=_baseline(
+            manifest["baseline"], tokens.appearance + tokens.motion, voice.width if voice else mel.bands
+        ),
         frame_encoder=folder / _plain(manifest["graphs"]["frame_encoder"], manifest["files"]),
         window_model=folder / _plain(manifest["graphs"]["window_model"], manifest["files"]),
         parity=folder / _plain(manifest["parity"]["file"], manifest["files"]),
@@ -225,6 +246,7 @@ def _parse(folder: Path, digest: str, manifest: JsonMap) -> Bundle:
         licence=str(manifest["licence"]),
         faces=_faces(folder, manifest["faces"], manifest["files"]) if "faces" in manifest else None,
         leaning=LeaningParams(**manifest["leaning"]) if "leaning" in manifest else None,
+        voice=voice,
     )
     _check_sense(bundle)
     return bundle
@@ -255,6 +277,8 @@ def _check_sense(bundle: Bundle) -> None:
         raise ValueError(f"mel_hz {window.mel_hz} is not rate_hz {mel.rate_hz} / hop {mel.hop}")
     if not 1 <= window.ticks <= 10_000 or not 1 <= window.bins <= 100_000:
         raise ValueError(f"a window of {window.ticks} ticks and {window.bins} mel bins")
+    if bundle.voice is not None and (window.bins < MEMORY or window.bins % STEP):
+        raise ValueError(f"voice tokens in a window of {window.bins} mel bins, not at least {MEMORY}")
     if len(bundle.crop.template) != 5:
         raise ValueError(f"crop.template has {len(bundle.crop.template)} points, not 5")
 
@@ -271,15 +295,20 @@ def _faces(folder: Path, faces: JsonMap, files: JsonMap) -> FaceGraphs:
     )
 
 
+def _voice(folder: Path, manifest: JsonMap) -> VoiceGraph:
+    voice = manifest["voice"]
+    return VoiceGraph(encoder=folder / _plain(voice["encoder"], manifest["files"]), width=int(voice["width"]))
+
+
 def _window(window: JsonMap) -> WindowSpec:
     return WindowSpec(
         seconds=float(window["seconds"]), tick_hz=int(window["tick_hz"]), mel_hz=int(window["mel_hz"])
     )
 
 
-def _baseline(baseline: JsonMap, face_width: int, bands: int) -> BaselineSpec:
+def _baseline(baseline: JsonMap, face_width: int, voice_width: int) -> BaselineSpec:
     means = {}
-    for key, width in (("face_mean", face_width), ("voice_mean", bands)):
+    for key, width in (("face_mean", face_width), ("voice_mean", voice_width)):
         mean = np.asarray(baseline[key], dtype=np.float32)
         if mean.shape != (width,) or not np.isfinite(mean).all():
             raise ValueError(f"baseline.{key} has shape {mean.shape}, not ({width},), or is not finite")
@@ -322,79 +351,3 @@ def _read_files(folder: Path, files: JsonMap) -> dict[str, bytes]:
             raise BundleError(f"{folder / name} is damaged: its SHA-256 is not the one in {MANIFEST}.")
         contents[name] = data
     return contents
-
-
-Ports = dict[str, Port]
-
-
-def _expected_ports(bundle: Bundle) -> tuple[tuple[Path, Ports, Ports], ...]:
-    """Each graph with its inputs and outputs; the first size is the batch, which must be free."""
-
-    def floats(*sizes: int) -> Port:
-        return Port("float32", (None, *sizes))
-
-    size, window, bands = bundle.crop.size, bundle.window, bundle.mel.bands
-    v, o, labels = bundle.tokens.appearance, bundle.tokens.motion, len(bundle.labels)
-    encoder = (
-        {
-            "crop": floats(bundle.crop.channels, size, size),
-            "flow": floats(2, bundle.flow.size, bundle.flow.size),
-        },
-        {"v": floats(v), "o": floats(o), "expression": floats(labels)},
-    )
-    window_model = (
-        {
-            "v": floats(window.ticks, v),
-            "o": floats(window.ticks, o),
-            "video_mask": Port("bool", (None, window.ticks)),
-            "face_baseline": floats(v + o),
-            "face_weight": floats(),
-            bundle.sound: floats(*bundle.sound_shape),
-            "audio_mask": Port("bool", (None, window.bins)),
-            "voice_baseline": floats(bands),
-            "voice_weight": floats(),
-        },
-        {"logits": floats(len(bundle.heads), labels)},
-    )
-    if bundle.attributes:
-        window_model[1]["attributes"] = floats(len(bundle.heads), len(bundle.attributes))
-    graphs = ((bundle.frame_encoder, *encoder), (bundle.window_model, *window_model))
-    return graphs if bundle.faces is None else (*graphs, *_face_ports(bundle.faces))
-
-
-def _face_ports(faces: FaceGraphs) -> tuple[tuple[Path, Ports, Ports], ...]:
-    def ports(*names: str, dtype: str, shape: tuple[int | None, ...]) -> Ports:
-        return {name: Port(dtype, shape) for name in names}
-
-    cells = ports(*LEVELS, dtype="float32", shape=(None, ROW, None, None))
-    crop = ports("crop", dtype="uint8", shape=(None, 1, CROP, CROP))
-    return (
-        (faces.finder, ports("picture", dtype="uint8", shape=(None, 1, None, None)), cells),
-        (faces.aligner, crop, ports("face", dtype="float32", shape=(None, ROW))),
-    )
-
-
-def _check_graph(file: Path, data: bytes, inputs: Ports, outputs: Ports) -> None:
-    try:
-        found_inputs, found_outputs = read_ports(data)
-    except ValueError as error:
-        raise BundleError(f"{file} is not an ONNX graph: {error}.") from error
-    if set(found_inputs) != set(inputs):
-        raise BundleError(f"{file} takes {sorted(found_inputs)}, not {sorted(inputs)}.")
-    if missing := sorted(set(outputs) - set(found_outputs)):
-        raise BundleError(f"{file} does not give {missing}, only {sorted(found_outputs)}.")
-    for name, port in inputs.items():
-        if not _fits(found_inputs[name], port) or found_inputs[name].shape[0] is not None:
-            raise BundleError(f"{file}: input {name} is {found_inputs[name]}, not {port}.")
-    for name, port in outputs.items():
-        if not _fits(found_outputs[name], port):
-            raise BundleError(f"{file}: output {name} is {found_outputs[name]}, not {port}.")
-
-
-def _fits(found: Port, wanted: Port) -> bool:
-    """Free sizes fit anything: exporters often leave those of outputs open."""
-    return (
-        found.dtype == wanted.dtype
-        and len(found.shape) == len(wanted.shape)
-        and all(f is None or w is None or f == w for f, w in zip(found.shape, wanted.shape, strict=True))
-    )

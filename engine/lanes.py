@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from engine.baseline import SlowMean, VoiceGate
 from engine.bundle import Bundle
 from engine.signals.sound import FRAMES_AT_ONCE, LogMel, hops, log_mel
+from engine.signals.voice import AHEAD, CHUNK, STEP, open_voice_encoder, steps_voiced
 from engine.types import SECOND_NS, Block, Bool, Face, Float32, Observation
+from engine.voice_lane import VoiceLane
 
 UNBOUNDED_NS = (1 << 62) - 1
 """The bound of a modality from which nothing will come any more."""
@@ -187,12 +189,14 @@ class VideoLane:
 class Heard:
     """The bins of a stretch. mel: (M, F), zero where masked; mask: (M,) bool.
 
-    waveform: (M * H,) float32, H samples a bin, zero where masked; H = 0 where the bundle takes log-mel.
+    waveform: (M * H,) float32, H samples a bin, zero where masked; H = 0 where the bundle takes no waveform.
+    tokens: (M / 4, K) float32, zero where no bin was heard; K = 0 where the bundle takes no voice tokens.
     """
 
     mel: Float32
     waveform: Float32
     mask: Bool
+    tokens: Float32
 
 
 class SoundLane:
@@ -209,6 +213,9 @@ class SoundLane:
         self._span = bundle.window.bins
         self.mel_params = bundle.mel
         self._samples = bundle.mel.hop if bundle.sound == "waveform" else 0
+        self._voice_lane = None
+        if bundle.voice is not None:
+            self._voice_lane = VoiceLane(open_voice_encoder(bundle.voice.encoder, bundle.digest))
         self._counts = counts
         baseline = bundle.baseline
         self.voice = SlowMean(baseline.voice_mean, prior_s=baseline.prior_s, tau_s=baseline.tau_s)
@@ -227,6 +234,8 @@ class SoundLane:
         size = max(self._span, min(2 * self._span, MOST_BINS))
         self._bin = np.full(size, -1, dtype=np.int64)
         self._rows = np.zeros((size, self.mel_params.bands + self._samples), dtype=np.float32)
+        if self._voice_lane is not None:
+            self._voice_lane.restart()
 
     def push(self, block: Block) -> None:
         """Take a block. Blocks come in the order of time; a step backward begins afresh."""
@@ -272,33 +281,57 @@ class SoundLane:
         self.bound_ns = max(self.bound_ns, t_ns - half_ns if t_ns < UNBOUNDED_NS else UNBOUNDED_NS)
 
     def reach(self, end: int) -> Heard:
-        """The window of bins before `end`. Folds the voice's mean up to there."""
+        """The window of bins before `end` (with voice tokens, of whole steps that AHEAD more bins follow).
+        Folds the voice's mean up to there."""
         take_sound([self])
-        self._end = end
-        heard = self._read(end - self._span, end)
-        self._fold(heard, end - self._span)
+        self._end = end if self._voice_lane is None else end - AHEAD - end % STEP
+        heard = self._read(self._end - self._span, self._end)
+        self._fold(heard, self._end - self._span)
         return heard
 
     def _fold(self, heard: Heard, first: int) -> None:
         """The voice's mean learns of a window that begins with the bin `first` what is new and final."""
         start = max(self._folded, first)
-        end = min(self._end, self.grid.cell(self.bound_ns))
+        end = self._final(0)
+        if self._voice_lane is not None:
+            end = self._final(AHEAD) // CHUNK * CHUNK - AHEAD
         if end <= start:
             return
         if start > self._folded:
             self._gate.skip(start - self._folded)
         mel, mask = heard.mel[start - first : end - first], heard.mask[start - first : end - first]
-        self.voice.fold(mel[self._gate.push(mel, mask)], 1 / self._hz)
+        voiced = self._gate.push(mel, mask)
+        if self._voice_lane is None:
+            self.voice.fold(mel[voiced], 1 / self._hz)
+        else:
+            tokens = heard.tokens[(start - first) // STEP : (end - first) // STEP]
+            self.voice.fold(tokens[steps_voiced(voiced)], STEP / self._hz)
         self._folded = end
 
+    def _final(self, ahead: int) -> int:
+        """The first bin, at most `ahead` after the window, that may still change."""
+        return min(self._end + ahead, self.grid.cell(self.bound_ns))
+
     def _read(self, start: int, end: int) -> Heard:
+        rows, mask = self._rows_of(start, end)
+        bands = self.mel_params.bands
+        mel = rows[:, :bands]
+        tokens = np.zeros((0, 0), np.float32)
+        if self._voice_lane is not None:
+            tokens = self._voice_lane.tokens(start, end, self._final(AHEAD), self._mel_of)
+        return Heard(mel, rows[:, bands:].ravel(), mask, tokens)
+
+    def _mel_of(self, start: int, end: int) -> tuple[Float32, Bool]:
+        rows, mask = self._rows_of(start, end)
+        return rows[:, : self.mel_params.bands], mask
+
+    def _rows_of(self, start: int, end: int) -> tuple[Float32, Bool]:
         bins, place, size = np.arange(start, end), start % len(self._bin), len(self._bin)
         head, tail = slice(place, place + len(bins)), slice(max(0, place + len(bins) - size))
         mask = (np.concatenate((self._bin[head], self._bin[tail])) == bins) & (bins >= 0)
         rows = np.concatenate((self._rows[head], self._rows[tail]))
         rows[~mask] = 0
-        bands = self.mel_params.bands
-        return Heard(rows[:, :bands], rows[:, bands:].ravel(), mask)
+        return rows, mask
 
     def _store(self, bins: NDArray[np.int64], rows: Float32) -> None:
         if self._oldest is None:

@@ -28,8 +28,9 @@ class Window:
     final_tick: ticks before it (and before end_tick) will not change any more: the baseline may learn them.
     video_mask: (T,) bool, ticks with a face of `track`.
     mel: (M, F) float32 natural log of mel power, zero where masked; audio_mask: (M,) bool.
-    waveform: (M * H,) float32, zero where masked; only for a bundle that asks for it, else empty.
-    voice_baseline: (F,) float32, the voice's slow mean; voice_weight: 0..1.
+    waveform: (M * H,) float32, zero where masked; voice_tokens: (M / 4, K) float32, zero where nothing was
+        heard; each only for a bundle that asks for it, else empty.
+    voice_baseline: (F,) or (K,) float32, the voice's slow mean; voice_weight: 0..1.
     track: the newest track in the window, -1 where there is no face in it.
     face: box in pixels of the source and confidence of the newest face, if any.
     """
@@ -45,6 +46,7 @@ class Window:
     track: int
     face: Place | None
     waveform: Float32 = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    voice_tokens: Float32 = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
 
     @property
     def valid_video(self) -> float:
@@ -57,8 +59,8 @@ class Window:
         return float(self.audio_mask.mean())
 
     def sound(self, kind: str) -> Float32:
-        """What `Bundle.sound` calls for: the log-mel or the waveform."""
-        return self.waveform if kind == "waveform" else self.mel
+        """What `Bundle.sound` calls for."""
+        return {"mel": self.mel, "waveform": self.waveform, "voice_tokens": self.voice_tokens}[kind]
 
 
 class Timeline:
@@ -156,6 +158,7 @@ class Timeline:
             mel=heard.mel,
             audio_mask=heard.mask,
             waveform=heard.waveform,
+            voice_tokens=heard.tokens,
             voice_baseline=self._sound.voice.mean,
             voice_weight=self._sound.voice.weight,
             track=view.track,

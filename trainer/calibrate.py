@@ -23,7 +23,7 @@ from engine.evidence import evidence
 from trainer.export import load_network
 from trainer.labels import HEADS
 from trainer.metrics import calibration_error, unweighted_average_recall
-from trainer.model.de3 import DE3, takes_waveform
+from trainer.model.de3 import DE3, sound_kind
 from trainer.prepared_sets import dev_sets, make_ready, shown_split
 from trainer.set_union import SetFolders
 from trainer.stage_windows import window_logits
@@ -85,14 +85,12 @@ def main() -> None:
         make_ready(config)
         sure_after_s = config.get("sure_after_s", {})
         if arguments.temperatures is None:
-            fit(
-                network, window_source(network, dev_sets(config), "dev", takes_waveform(config)), sure_after_s
-            )
+            fit(network, window_source(network, dev_sets(config), "dev", sound_kind(config)), sure_after_s)
         else:
             network.temperatures.copy_(read_weights(arguments.temperatures)["temperatures"])
         split = "test" if arguments.test else shown_split(config)
         sets = _test_sets(config, arguments.test, split)
-        test = window_source(network, sets, split, takes_waveform(config))
+        test = window_source(network, sets, split, sound_kind(config))
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{error}\n")
     report = {"temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True)), "split": split}
@@ -128,9 +126,9 @@ def _test_sets(config: dict[str, Any], named: Path | None, split: str) -> list[S
     return [SetFolders(Path(config["cache"]), (named,))]
 
 
-def window_source(network: DE3, sets: list[SetFolders], split: str, waveform: bool = False) -> WindowSource:
+def window_source(network: DE3, sets: list[SetFolders], split: str, sound: str = "mel") -> WindowSource:
     """Windows of one split of these sets, with the baselines that the network starts from."""
-    source = WindowSource(sets=sets, splits=(split,), shares=(1, 0, 0), waveform=waveform, as_live=True)
+    source = WindowSource(sets=sets, splits=(split,), shares=(1, 0, 0), sound=sound, as_live=True)
     source.voice_mean, source.face_mean = network.voice_mean.numpy(), network.face_mean.numpy()
     if not len(source.clips.labels):  # sound alone: nothing says how wide a face's token is
         source.clips = replace(

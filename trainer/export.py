@@ -25,9 +25,10 @@ from engine.bundle import DEFAULT_BUNDLE
 from engine.signals.align import TEMPLATE
 from engine.signals.flow import FlowParams
 from engine.signals.sound import MelParams
+from engine.signals.voice import STEP
 from trainer.carried_faces import carry
 from trainer.labels import HEADS, LABELS
-from trainer.model.de3 import DE3, takes_waveform
+from trainer.model.de3 import DE3, sound_kind
 from trainer.prepare_voices import VOICE_FLOOR
 from trainer.report_card import pictures as shown
 from trainer.start import AFTERWARDS, add_config, fill, read_config, read_weights, run_folder
@@ -37,6 +38,7 @@ FACE_INPUTS = ("v", "o", "video_mask", "face_baseline", "face_weight")
 VOICE_INPUTS = ("audio_mask", "voice_baseline", "voice_weight")
 """Of the window model, before and after the sound itself."""
 LICENCE = "CC-BY-NC-SA-4.0"
+VOICE = "voice_encoder.onnx"
 FILES = ("frame_encoder.onnx", "window_model.onnx", "parity.npz", "model.safetensors", "CARD.md")
 NETWORK = ("frame_encoder", "window_model", "attributes", "frame_extractor", "sound_extractor")
 OPSET = 20
@@ -70,7 +72,7 @@ def export(
 ) -> None:
     """Write the bundle and its pictures; the manifest comes last, so that half a folder never loads."""
     out.mkdir(parents=True, exist_ok=True)
-    sound = "waveform" if takes_waveform(config) else "mel"
+    sound = sound_kind(config)
     inputs, (frames, windows) = (*FACE_INPUTS, sound, *VOICE_INPUTS), _samples(network, sound)
     _to_onnx(
         network.frame_encoder, frames, out / "frame_encoder.onnx", ("crop", "flow"), ("v", "o", "expression")
@@ -78,6 +80,7 @@ def export(
     attributes = config.get("attributes", [])
     outputs = ("logits", "attention_video", "attention_audio", *(["attributes"] if attributes else []))
     _to_onnx(network.window_model, windows, out / "window_model.onnx", inputs, outputs)
+    voice, carried = _carried_voice(config, out), [each.name for each in pictures]
     np.savez(out / "parity.npz", **_parity(network, frames, windows, inputs))
     halves = {k: t.half() if t.ndim > 1 else t for k, t in network.state_dict().items()}
     save_file({k: t.contiguous() for k, t in halves.items()}, out / "model.safetensors")
@@ -95,6 +98,7 @@ def export(
         "lead": config.get("lead", "fused"),
         "temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True)),
         **{key: config[key] for key in AFTERWARDS if key in config},
+        **voice,
         "crop": {"size": 112, "channels": 1, "template": np.asarray(TEMPLATE).tolist()},
         "window": {"seconds": TICKS / TICK_HZ, "tick_hz": TICK_HZ, "mel_hz": MEL_HZ},
         "sound": sound,
@@ -113,9 +117,20 @@ def export(
         "training": training,
         "network": {k: config[k] for k in NETWORK if k in config},
         "licence": licence,
-        "files": {file: _digest(out / file) for file in (*FILES, *(each.name for each in pictures))},
+        "files": {file: _digest(out / file) for file in (*FILES, *carried, *([VOICE] if voice else []))},
     }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _carried_voice(config: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Put the voice encoder into the bundle, if the network takes its tokens, and what the manifest says."""
+    width = config["window_model"].get("voice_token")
+    if not width:
+        return {}
+    source, target = Path(config["voice_encoder"]), out / VOICE
+    if source.resolve() != target.resolve():
+        shutil.copyfile(source, target)
+    return {"voice": {"encoder": VOICE, "width": width}}
 
 
 def _digest(file: Path) -> str:
@@ -152,6 +167,8 @@ def _samples(network: DE3, sound: str) -> tuple[tuple[Tensor, ...], tuple[Tensor
     heard = network.voice_mean + 2 * torch.randn(batch, BINS, len(network.voice_mean))
     if sound == "waveform":
         heard = torch.randn(batch, BINS * HOP) / 10
+    if sound == "voice_tokens":
+        heard = network.voice_mean + torch.randn(batch, BINS // STEP, len(network.voice_mean))
     video_mask, audio_mask = torch.rand(batch, TICKS) < 0.8, torch.rand(batch, BINS) < 0.9
     video_mask[1], audio_mask[2] = False, False
     audio_mask[3, : BINS // 2] = False

@@ -64,7 +64,16 @@ class ShortWindows:
         audio_mask[: self._forgotten_bins] = False
         mel[: self._forgotten_bins] = 0
         waveform[: len(waveform) * self._forgotten_bins // len(mel)] = 0
-        return replace(window, video_mask=video_mask, audio_mask=audio_mask, mel=mel, waveform=waveform)
+        tokens = window.voice_tokens.copy()
+        tokens[: len(tokens) * self._forgotten_bins // len(mel)] = 0
+        return replace(
+            window,
+            video_mask=video_mask,
+            audio_mask=audio_mask,
+            mel=mel,
+            waveform=waveform,
+            voice_tokens=tokens,
+        )
 
 
 class AttentiveBackend(OnnxBackend):

@@ -20,7 +20,7 @@ from engine.signals.flow import FlowParams
 from trainer import prepare_voices
 from trainer.clip_sets import load_metas
 from trainer.data.sound import open_cache
-from trainer.model.de3 import takes_waveform
+from trainer.model.de3 import sound_kind
 from trainer.model.frame_encoder import FrameEncoder
 from trainer.prepare_windows import (
     MADE,
@@ -33,6 +33,7 @@ from trainer.prepare_windows import (
 )
 from trainer.set_union import SetFolders, refuse_in_two_splits
 from trainer.take_store import digest
+from trainer.voice_tokens import make_tokens
 
 FORMAT = 1
 SESSIONS = 5
@@ -113,12 +114,13 @@ def _speakers(voices: Path | None, faces: Sequence[Path]) -> list[tuple[str, str
 
 
 def _make_mel(config: dict[str, Any], voices: Path, jobs: int) -> None:
-    sessions, waveform = config.get("sessions", SESSIONS), takes_waveform(config)
-    if prepare_voices.is_made(voices, sessions, waveform):
-        return
-    if (voices / "mel.npz").is_file():
-        print(f"The log-mel in {voices} was made with other settings; it is made anew.", file=sys.stderr)
-    prepare_voices.prepare(voices, open_cache(voices), sessions, jobs, waveform)
+    sessions, sound = config.get("sessions", SESSIONS), sound_kind(config)
+    if not prepare_voices.is_made(voices, sessions, sound == "waveform"):
+        if (voices / "mel.npz").is_file():
+            print(f"The log-mel in {voices} was made with other settings; it is made anew.", file=sys.stderr)
+        prepare_voices.prepare(voices, open_cache(voices), sessions, jobs, sound == "waveform")
+    if sound == "voice_tokens":
+        make_tokens(voices, Path(config["voice_encoder"]), jobs)
 
 
 def _make_tokens(

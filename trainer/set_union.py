@@ -15,6 +15,7 @@ from engine.signals.sound import MelParams
 from trainer.clip_tokens import Clips, open_clips
 from trainer.data.sound import Voices, open_cache
 from trainer.prepare_voices import Mels, open_mels
+from trainer.voice_tokens import VoiceTokens, open_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,28 @@ def union(sets: Sequence[SetFolders], waveform: bool = False) -> tuple[Voices, M
     joint = _voices(voices)
     refuse_in_two_splits(zip(joint.speakers.tolist(), joint.splits.tolist(), strict=True))
     return joint, _mels(mels, waveform), _clips(clips)
+
+
+def tokens_of(sets: Sequence[SetFolders]) -> VoiceTokens:
+    """The voice tokens of these sets, in the order of the joint voices.
+
+    Raises FileNotFoundError where a set has none.
+    """
+    parts = [open_tokens(each.voices) for each in sets if each.voices is not None]
+    if len(parts) == 1:
+        return parts[0]
+    sessions = min(len(part.starts) for part in parts)
+    before = np.cumsum([0, *(len(part.tokens) for part in parts)])
+    joined = {
+        name: np.concatenate([getattr(part, name)[:sessions] for part in parts], 1)
+        for name in ("steps", "seconds", "means")
+    }
+    return VoiceTokens(
+        tokens=_rows([part.tokens for part in parts], np.zeros((0, 0), np.float16)),
+        voiced=np.concatenate([part.voiced for part in parts]),
+        starts=np.concatenate([p.starts[:sessions] + at for p, at in zip(parts, before, strict=False)], 1),
+        **joined,
+    )
 
 
 def refuse_in_two_splits(known: Iterable[tuple[str, str]]) -> None:

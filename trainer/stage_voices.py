@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trainer.data.takes import NO_LABEL
 from trainer.losses import concordance_loss, label_shares, share_loss
 from trainer.metrics import concordance, unweighted_average_recall
-from trainer.model.de3 import DE3, takes_waveform
+from trainer.model.de3 import DE3, sound_kind
 from trainer.prepared_sets import voice_sets
 from trainer.start import fill, freeze, read_weights, start
 from trainer.teachers import TAUGHT_SHARE, Teachers
@@ -48,7 +48,7 @@ class VoicesStage:
                 attributes=self.attributes,
                 ranges=config.get("attribute_ranges"),
                 varied=config.get("voice_variety", False),
-                waveform=takes_waveform(config),
+                sound=sound_kind(config),
             )
             for splits in (tuple(config["splits"]), ("dev",))
         )

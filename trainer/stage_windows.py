@@ -15,7 +15,7 @@ from trainer.data.takes import NO_LABEL
 from trainer.labels import HEADS
 from trainer.losses import concordance_loss, label_shares, share_loss
 from trainer.metrics import unweighted_average_recall
-from trainer.model.de3 import DE3, takes_waveform
+from trainer.model.de3 import DE3, sound_kind
 from trainer.prepared_sets import dev_sets, training_sets
 from trainer.ranks import GatheredNorm
 from trainer.stage_voices import concordances
@@ -48,7 +48,7 @@ class WindowsStage:
             attributes=self.attributes,
             ranges=config.get("attribute_ranges"),
             varied=config.get("voice_variety", False),
-            waveform=takes_waveform(config),
+            sound=sound_kind(config),
         )
         self.dev = WindowSource(
             sets=dev_sets(config),
@@ -56,7 +56,7 @@ class WindowsStage:
             shares=(1, 0, 0),
             attributes=self.attributes,
             ranges=config.get("attribute_ranges"),
-            waveform=takes_waveform(config),
+            sound=sound_kind(config),
         )
         self.steps = config["steps"]
         for split, source in (("train", self.train), ("dev", self.dev)):

@@ -58,7 +58,10 @@ def read_config(file: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
             network = described["network"]
         except (OSError, KeyError) as error:
             raise ValueError(f"{manifest} does not describe a network to start from ({error}).") from error
-        return {key: described[key] for key in KEPT if key in described} | network | config
+        kept = {key: described[key] for key in KEPT if key in described}
+        if "voice" in described:
+            kept["voice_encoder"] = str(manifest.with_name(described["voice"]["encoder"]))
+        return kept | network | config
     return config
 
 

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from engine.signals.sound import MelParams
+from engine.signals.voice import LOG_MEL, STEP
 from trainer import voice_variety
 from trainer.attribute_scale import scaled
 from trainer.clip_tokens import Clips
@@ -20,7 +22,8 @@ from trainer.data.sound import Voices
 from trainer.data.takes import NO_LABEL, NO_TAKE
 from trainer.labels import LABELS
 from trainer.prepare_voices import Mels, voiced
-from trainer.set_union import SetFolders, union
+from trainer.set_union import SetFolders, tokens_of, union
+from trainer.voice_tokens import VoiceTokens
 from trainer.voice_variety import Variety
 
 TICK_HZ, TICKS, MEL_HZ, BINS, HOP = 15, 60, 100, 400, 160
@@ -41,7 +44,7 @@ Float32 = NDArray[np.float32]
 class WindowBatch:
     """Inputs of the window model, but `flow` (of the seen ticks, in order) in place of `o`.
 
-    sound: log-mel (B, M, F), or the waveform (B, 160 M).
+    sound: voice tokens (B, S, K), log-mel (B, M, F), or the waveform (B, 160 M).
     labels: -1 where not known. attributes: (B, A), those that the source was asked for, NaN where not known.
     """
 
@@ -70,10 +73,10 @@ class WindowSource:
 
     sets: where the voices and faces are; of several, each gives as many moving faces of a label.
     varied: every window's voice is another, as `trainer.voice_variety` draws it.
-    waveform: windows hold the sound itself, not its log-mel.
+    sound: what of it windows hold, one of `engine.bundle.SOUNDS`.
     as_live: without what only makes learning harder (stripes of SpecAugment, the face of somebody else).
 
-    Raises ValueError where both are asked for: variety is drawn on the log-mel.
+    Raises ValueError where variety is asked for of anything but the log-mel, on which it is drawn.
     """
 
     def __init__(
@@ -85,16 +88,16 @@ class WindowSource:
         attributes: Sequence[str] = (),
         ranges: Mapping[str, tuple[float, float]] | None = None,
         varied: bool = False,
-        waveform: bool = False,
+        sound: str = "mel",
         as_live: bool = False,
     ) -> None:
-        if varied and waveform:
-            raise ValueError("voice_variety changes the log-mel: leave it out beside a sound_extractor.")
-        self.varied, self.waveform, self.as_live = varied, waveform, as_live
+        if varied and sound != "mel":
+            raise ValueError(f"voice_variety changes the log-mel: leave it out where windows take {sound}.")
+        self.varied, self.sound, self.as_live = varied, sound, as_live
         self.voices: Voices
         self.mels: Mels
         self.clips: Clips
-        self.voices, self.mels, self.clips = union(sets, waveform)
+        self.voices, self.mels, self.clips = union(sets, sound == "waveform")
         self.shares = shares
         self.clip_v = self.clips.mean_v()
         self.clip_o: Float32 = np.zeros((len(self.clips.labels), 0), np.float32)
@@ -115,10 +118,12 @@ class WindowSource:
         }
         self.onsets = [self._onset_s(take) for take in range(len(self.voices))]
         self.face_mean = np.zeros(0, np.float32)
-        weights = self.mels.seconds[:, chosen]
+        self.tokens: VoiceTokens | None = tokens_of(sets) if sound == "voice_tokens" else None
+        said = self.tokens or self.mels
+        weights = said.seconds[:, chosen]
         self.heard = bool(weights.any())
         self.voice_mean: Float32 = (
-            (self.mels.means[:, chosen] * weights[..., None]).sum((0, 1)) / max(weights.sum(), 1e-6)
+            (said.means[:, chosen] * weights[..., None]).sum((0, 1)) / max(weights.sum(), 1e-6)
         ).astype(np.float32)
 
     @torch.inference_mode()
@@ -261,8 +266,9 @@ class WindowSource:
         rated = self.attributes[known] if known != NO_TAKE else self.clip_attributes[clip]
         row = {"labels": np.int64(label), "attributes": rated}
         row |= self._picture(rng, clip, end_s, speed, calm)
-        row |= self._sound(rng, take, session, variety, end_s, calm)
-        return row
+        if self.tokens is None:
+            return row | self._sound(rng, take, session, variety, end_s, calm)
+        return row | self._voice_tokens(rng, self.tokens, take, session, end_s, calm)
 
     def _picture(
         self, rng: Rng, clip: int | None, end_s: float, speed: float, calm: bool
@@ -318,7 +324,7 @@ class WindowSource:
     ) -> dict[str, NDArray]:
         bands = len(self.voice_mean)
         mel, mask = np.zeros((BINS, bands), np.float32), np.zeros(BINS, bool)
-        samples = np.zeros((BINS, HOP if self.waveform else 0), np.float32)
+        samples = np.zeros((BINS, HOP if self.sound == "waveform" else 0), np.float32)
         baseline, weight = self.voice_mean, 0.0
         if take is not None:
             whole = variety.heard(self.mels.take(session, take), rng)
@@ -328,27 +334,61 @@ class WindowSource:
             mel[mask] = whole[place[mask]]
             gain = np.float32(0 if calm else rng.normal(0, 1))
             mel[mask] += gain
-            others = self.same_speaker[self.voices.speakers[take]]
-            others = others[others != take]
-            count = 0 if rng.random() < 0.3 or not len(others) else int(rng.integers(1, 13))
-            chosen = rng.choice(others, count)
+            chosen = self._others(rng, take)
             own = mel[mask][voiced(mel[mask])] if mask.any() else mel[:0]
             means = variety.mean(self.mels.means[session, chosen]) + gain
             if len(own):
                 means = np.vstack((means, own.mean(0)))
             seconds = np.append(self.mels.seconds[session, chosen], [len(own) / MEL_HZ] if len(own) else [])
             baseline, weight = blended(self.voice_mean, means, seconds)
-            if self.waveform:
+            if self.sound == "waveform":
                 samples[mask] = self.mels.samples(session, take)[place[mask]]
             if not calm:
                 mask &= _kept(rng, BINS, MEL_HZ)
                 if not self.as_live:
                     _cover(rng, mel, mask)
-        sound = samples.ravel() if self.waveform else mel
+        sound = samples.ravel() if self.sound == "waveform" else mel
         return {
             "sound": sound, "audio_mask": mask, "voice_baseline": baseline,
             "voice_weight": np.float32(weight),
         }  # fmt: skip
+
+    def _voice_tokens(
+        self, rng: Rng, held: VoiceTokens, take: int | None, session: int, end_s: float, calm: bool
+    ) -> dict[str, NDArray]:
+        steps = BINS // STEP
+        rows, mask = np.zeros((steps, len(self.voice_mean)), np.float32), np.zeros(BINS, bool)
+        baseline, weight = self.voice_mean, 0.0
+        if take is not None:
+            whole = held.rows(session, take)
+            last = int(end_s * MEL_HZ) // STEP
+            place = np.arange(last - steps, last)
+            heard = (place >= 0) & (place < whole.stop - whole.start)
+            place = whole.start + place[heard]
+            rows[heard] = held.tokens[place]
+            gain = np.zeros(rows.shape[1], np.float32)
+            gain[-MelParams().bands :] = 0 if calm else rng.normal(0, 1) / LOG_MEL
+            rows[heard] += gain
+            own = rows[heard][held.voiced[place]]
+            chosen = self._others(rng, take)
+            means, seconds = held.means[session, chosen] + gain, held.seconds[session, chosen]
+            if len(own):
+                means, seconds = np.vstack((means, own.mean(0))), np.append(seconds, len(own) * STEP / MEL_HZ)
+            baseline, weight = blended(self.voice_mean, means, seconds)
+            mask = np.repeat(heard, STEP)
+            if not calm:
+                mask &= _kept(rng, BINS, MEL_HZ)
+        return {
+            "sound": rows, "audio_mask": mask, "voice_baseline": baseline,
+            "voice_weight": np.float32(weight),
+        }  # fmt: skip
+
+    def _others(self, rng: Rng, take: int) -> NDArray[np.int64]:
+        """Other takes of the same speaker, as many as may have been heard before; often none."""
+        others = self.same_speaker[self.voices.speakers[take]]
+        others = others[others != take]
+        count = 0 if rng.random() < 0.3 or not len(others) else int(rng.integers(1, 13))
+        return np.asarray(rng.choice(others, count), np.int64)
 
     def collate(self, rows: list[dict[str, NDArray]]) -> WindowBatch:
         """Rows stacked; flow of all seen ticks one after the other."""

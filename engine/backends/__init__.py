@@ -73,7 +73,7 @@ def _on_a_card(bundle: Bundle, tracks: int) -> tuple[Choice | None, list[str]]:
     """The first engine on a card that opens, and what was passed over, in words."""
     passed_over = []
     for engine, name in PLANNED.items():
-        if bundle.sound != "mel" or not _installed(PLANNERS[engine]):
+        if bundle.sound == "waveform" or not _installed(PLANNERS[engine]):
             continue
         if not has_plans(bundle, engine, plan_folder()):
             if engine == "tensorrt":  # torch may be there for other reasons

@@ -34,8 +34,8 @@ from engine.signals.flow import Flow
 from engine.types import Face, Float32, UInt8
 from engine.window import Window
 
-PER_WINDOW = ("mel", "audio_mask", "voice_baseline", "voice_weight", "video_mask")
-"""What a window brings, under the names of the window model."""
+PER_WINDOW = ("audio_mask", "voice_baseline", "voice_weight", "video_mask")
+"""What a window brings beside its sound, under the names of the window model."""
 
 
 @dataclass(slots=True, eq=False)
@@ -192,7 +192,8 @@ class CardBackend:
             keep[i], fold[i, new] = track.steps.fold(int(new.sum()), 1 / self._bundle.window.tick_hz)
             track.folded = folded_after(window, track.folded)
             weight[i] = track.steps.weight
-        values = {name: np.stack([getattr(window, name) for window in windows]) for name in PER_WINDOW}
+        names = (self._bundle.sound, *PER_WINDOW)
+        values = {name: np.stack([getattr(window, name) for window in windows]) for name in names}
         made = {"rows": rows, "fold": fold, "keep": keep, "slot": np.array(slots, dtype=np.int32)}
         return as_answers(self._scored(slots, {**values, **made, "face_weight": weight}))
 
@@ -201,7 +202,7 @@ class CardBackend:
         tokens = np.ascontiguousarray(np.concatenate([inputs["v"], inputs["o"]], axis=2), dtype=np.float32)
         self._place(tokens, np.ascontiguousarray(inputs["face_baseline"], dtype=np.float32))
         slots = np.arange(count, dtype=np.int32)
-        values = {name: inputs[name] for name in (*PER_WINDOW, "face_weight")}
+        values = {name: inputs[name] for name in (self._bundle.sound, *PER_WINDOW, "face_weight")}
         values |= {
             "rows": slots[:, None] * self._ring + np.arange(ticks, dtype=np.int32),
             "fold": np.zeros((count, ticks), dtype=np.float32),

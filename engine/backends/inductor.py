@@ -39,7 +39,7 @@ def encoder_fields(bundle: Bundle) -> tuple[Field, ...]:
 def window_fields(bundle: Bundle) -> tuple[Field, ...]:
     """What the window model's program takes behind ring and state, in its order; it gives logits, attributes
     where the bundle has any, and mean."""
-    window, bands = bundle.window, bundle.mel.bands
+    window = bundle.window
     number, whole, truth = (np.dtype(kind) for kind in (np.float32, np.int32, np.bool_))
     return (
         Field("rows", (window.ticks,), whole),
@@ -48,9 +48,9 @@ def window_fields(bundle: Bundle) -> tuple[Field, ...]:
         Field("fold", (window.ticks,), number),
         Field("video_mask", (window.ticks,), truth),
         Field("face_weight", (), number),
-        Field("mel", (window.bins, bands), number),
+        Field(bundle.sound, bundle.sound_shape, number),
         Field("audio_mask", (window.bins,), truth),
-        Field("voice_baseline", (bands,), number),
+        Field("voice_baseline", (bundle.voice_width,), number),
         Field("voice_weight", (), number),
     )
 

@@ -54,7 +54,8 @@ def score_graph(bundle: Bundle, precision: str, slots: int) -> onnx.ModelProto:
     ring (slots * ring_ticks, D) float32: all tokens; rows (B, T) int32: where a window's are in it.
     state (slots, D) float32: the faces' slow means; slot (B,) int32: which of them.
     keep (B,), fold (B, T) float32: new mean = keep * old mean + sum of fold * token (`engine.baseline`).
-    video_mask, face_weight, mel, audio_mask, voice_baseline, voice_weight: as the window model takes them.
+    video_mask, face_weight, mel or voice_tokens, audio_mask, voice_baseline, voice_weight: as the window
+        model takes them.
     Gives logits, attributes where the bundle has any, and mean (B, D) float32, the new slow means.
     """
     wanted = ["logits", "attributes"] if bundle.attributes else ["logits"]

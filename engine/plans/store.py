@@ -146,10 +146,10 @@ def has_plans(bundle: Bundle, engine: str, folder: Path) -> bool:
 
 
 def refuse_waveforms(bundle: Bundle) -> None:
-    """Raises BackendError for a bundle that takes waveforms: plans are made and checked for log-mel."""
+    """Raises BackendError for a bundle that takes waveforms: plans are for log-mel and voice tokens."""
     if bundle.sound == "waveform":
         raise BackendError(
-            f"Plans take log-mel, and {bundle.path} takes the waveform: run it with --engine onnx."
+            f"Plans take log-mel or tokens, and {bundle.path} takes the waveform: run it with --engine onnx."
         )
 
 

@@ -51,9 +51,9 @@ def verify(backend: GraphBackend, bundle: Bundle, precision: str, largest: int) 
     return [
         *_parity(backend, bundle, precision),
         _alone(backend, shown, precision),
-        _behind_masks(backend, shown),
-        _absent(backend, shown),
-        _order(backend, shown),
+        _behind_masks(backend, shown, bundle.sound),
+        _absent(backend, shown, bundle.sound),
+        _order(backend, shown, bundle.sound),
         _rings(backend, bundle, precision, largest),
         *_times(backend, bundle, largest),
     ]
@@ -76,23 +76,26 @@ def _alone(backend: GraphBackend, windows: Arrays, precision: str) -> Check:
     return Check("a batch equals its rows alone", worst <= limit, _within(worst, limit))
 
 
-def _behind_masks(backend: GraphBackend, windows: Arrays) -> Check:
+def _behind_masks(backend: GraphBackend, windows: Arrays, sound: str) -> Check:
     rng = np.random.default_rng(0)
     inputs = dict(windows)
     for mask in ("video_mask", "audio_mask"):
         inputs[mask] = rng.random(windows[mask].shape) < 0.6
     spoilt = dict(inputs)
-    for name, mask in (("v", "video_mask"), ("o", "video_mask"), ("mel", "audio_mask")):
-        spoilt[name] = np.where(inputs[mask][..., None], inputs[name], np.float32(np.nan))
+    bins = inputs["audio_mask"]
+    firsts = np.arange(0, bins.shape[1], bins.shape[1] // windows[sound].shape[1])  # a token is of several
+    heard = np.logical_or.reduceat(bins, firsts, axis=1)
+    for name, there in (("v", inputs["video_mask"]), ("o", inputs["video_mask"]), (sound, heard)):
+        spoilt[name] = np.where(there[..., None], inputs[name], np.float32(np.nan))
     same = np.array_equal(backend.answers(inputs).logits, backend.answers(spoilt).logits)
     return Check("what is behind a mask changes no bit", same, "NaN behind the masks")
 
 
-def _absent(backend: GraphBackend, windows: Arrays) -> Check:
+def _absent(backend: GraphBackend, windows: Arrays, sound: str) -> Check:
     same = True
     for mask, branch in (
         ("video_mask", ("v", "o", "face_baseline", "face_weight")),
-        ("audio_mask", ("mel", "voice_baseline", "voice_weight")),
+        ("audio_mask", (sound, "voice_baseline", "voice_weight")),
     ):
         absent = {**windows, mask: np.zeros_like(windows[mask])}
         removed = {**absent, **{name: np.zeros_like(windows[name]) for name in branch}}
@@ -101,10 +104,10 @@ def _absent(backend: GraphBackend, windows: Arrays) -> Check:
     return Check("an absent sense has no say", same, "same bits as without it")
 
 
-def _order(backend: GraphBackend, windows: Arrays) -> Check:
+def _order(backend: GraphBackend, windows: Arrays, sound: str) -> Check:
     straight = probabilities(backend, windows)
     changes = []
-    for names in (("v", "o"), ("mel",)):
+    for names in (("v", "o"), (sound,)):
         backward = {**windows, **{name: windows[name][:, ::-1].copy() for name in names}}
         changes.append(float(np.abs(probabilities(backend, backward) - straight).max()))
     return Check(
@@ -182,13 +185,14 @@ def _window(bundle: Bundle, end: int, seed: int) -> Window:
     spec = bundle.window
     ticks = np.arange(end - spec.ticks, end)
     _, _, samples = parity_samples(bundle)
-    row = seed % len(samples["mel"])
+    row = seed % len(samples[bundle.sound])
+    sound = {"mel": np.zeros((0, 0))} | {bundle.sound: samples[bundle.sound][row]}
     return Window(
+        **{name: np.asarray(value, dtype=np.float32) for name, value in sound.items()},
         t_end_ns=0,
         end_tick=end,
         final_tick=end - 2,
         video_mask=(ticks >= 0) & (ticks % 7 != 3),
-        mel=np.asarray(samples["mel"][row], dtype=np.float32),
         audio_mask=np.asarray(samples["audio_mask"][row], dtype=np.bool_),
         voice_baseline=np.asarray(samples["voice_baseline"][row], dtype=np.float32),
         voice_weight=float(samples["voice_weight"][row]),

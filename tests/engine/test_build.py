@@ -307,7 +307,9 @@ def test_an_unknown_precision_is_refused(small: Bundle) -> None:
 
 def test_a_bundle_that_takes_waveforms_is_refused(folder: Path, small: Bundle) -> None:
     bundle = replace(small, sound="waveform")
-    with pytest.raises(BackendError, match=r"^Plans take log-mel, and .*: run it with --engine onnx\.$"):
+    with pytest.raises(
+        BackendError, match=r"^Plans take log-mel or tokens, and .*: run it with --engine onnx\.$"
+    ):
         Builder(bundle)
     with pytest.raises(BackendError, match="take log-mel"):
         choose(bundle, "tensorrt")

@@ -20,16 +20,18 @@ def new_frame_encoder(config: dict[str, Any]) -> FrameEncoder:
     return FrameEncoder(**config["frame_encoder"], extractor=load_frame_extractor(table) if table else None)
 
 
-def takes_waveform(config: dict[str, Any]) -> bool:
-    """Whether the window model of a configuration takes the waveform, not log-mel."""
-    return "sound_extractor" in config
+def sound_kind(config: dict[str, Any]) -> str:
+    """What of sound the window model of a configuration takes: one of `engine.bundle.SOUNDS`."""
+    if "sound_extractor" in config:
+        return "waveform"
+    return "voice_tokens" if config["window_model"].get("voice_token") else "mel"
 
 
 class DE3(nn.Module):
     """The network with the means from which a new track and a new stream start, and the temperatures.
 
-    face_mean: (appearance + motion,) float32; voice_mean: (bands,) float32; temperatures: (3,) float32,
-    in the order of `HEADS`.
+    face_mean: (appearance + motion,) float32; voice_mean: (bands,) float32, or as long as a voice
+    token; temperatures: (3,) float32, in the order of `HEADS`.
     config: the tables `frame_encoder` and `window_model`, and `attributes`, the names of continuous
     attributes, where there are any. With `frame_extractor` and `sound_extractor` (see
     `trainer.model.extractors`) these stand in front of the window model in place of encoders that learn.
@@ -47,11 +49,14 @@ class DE3(nn.Module):
         self.window_model = WindowModel(
             **config["window_model"],
             attributes=len(config.get("attributes", ())),
-            extractor=load_sound_extractor(config["sound_extractor"]) if takes_waveform(config) else None,
+            extractor=load_sound_extractor(config["sound_extractor"])
+            if "sound_extractor" in config
+            else None,
         )
         tokens = config["frame_encoder"]["appearance"] + config["frame_encoder"]["motion"]
         self.register_buffer("face_mean", torch.zeros(tokens))
-        self.register_buffer("voice_mean", torch.zeros(config["window_model"].get("bands", 64)))
+        sizes = config["window_model"]
+        self.register_buffer("voice_mean", torch.zeros(sizes.get("voice_token") or sizes.get("bands", 64)))
         self.register_buffer("temperatures", torch.ones(len(HEADS)))
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What the window model makes of sound, at 25 Hz: log-mel, or the waveform through a frozen extractor.
+"""What the window model makes of sound, at 25 Hz: voice tokens, log-mel, or an extractor's features.
 
 It knows nothing of faces and heads. Data leaves as a sequence and its mask.
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from trainer.model.conformer import ChannelDropout, absence, masked, masked_mean, silenced
 from trainer.model.extractors import SoundExtractor
+from trainer.model.views import Views
 
 MEL_PER_STEP = 4
 
@@ -98,3 +99,19 @@ class ExtractedSound(nn.Module):
             voice_BD = self.colour(colour_BF) + self.trust(weight_B[:, None])
             x_BSD = x_BSD + self.from_window(x_BSW - masked_mean(x_BSW, mask_BS)[:, None]) + voice_BD[:, None]
         return self.dropout(masked(x_BSD, mask_BS)), mask_BS
+
+
+class TokenSound(nn.Module):
+    """Voice tokens (`engine.signals.voice`), seen as a face's: beside their distance from the window's mean
+    and from the slow baseline, which is of tokens too."""
+
+    def __init__(self, token: int, width: int, dropout: float, own_mean: bool = True) -> None:
+        super().__init__()
+        self.views = Views(token, width, dropout, own_mean)
+
+    def forward(
+        self, tokens_BSK: Tensor, mask_BM: Tensor, baseline_BK: Tensor, weight_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns (B, S, D) and its mask (B, S): steps of which any bin was heard."""
+        mask_BS = mask_BM.view(len(mask_BM), -1, MEL_PER_STEP).any(2)
+        return self.views(tokens_BSK, mask_BS, baseline_BK, weight_B), mask_BS

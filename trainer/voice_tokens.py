@@ -1,0 +1,133 @@
+"""Voices as the engine's voice encoder hears them, take by take and session by session.
+
+Made once from the log-mel that `trainer.prepare_voices` wrote, as nothing of the encoder learns. Knows
+nothing of windows. Data leaves as `VoiceTokens`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from rich.progress import track
+
+from engine.signals.voice import AHEAD, CHUNK, MEMORY, STEP, VoiceEncoder, steps_voiced
+from trainer.prepare_voices import Mels, open_mels, settings, voiced
+from trainer.work_pool import run_in_order
+
+TOKENS, INDEX, MADE = "voice_tokens.npy", "voice_tokens.npz", "voice_tokens.json"
+STEP_S = 0.04
+TAKES_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VoiceTokens:
+    """Tokens of every take in every session (K numbers a step).
+
+    tokens: (sum of steps, K) float16, mapped from disk. voiced: (sum of steps,) bool.
+    starts, steps: (sessions, takes) int64, where a take lies in them. seconds: (sessions, takes), of voice.
+    means: (sessions, takes, K) float32, mean over the voiced steps.
+    """
+
+    tokens: NDArray[np.float16]
+    voiced: NDArray[np.bool_]
+    starts: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    seconds: NDArray[np.float32]
+    means: NDArray[np.float32]
+
+    def rows(self, session: int, index: int) -> slice:
+        """Where a take lies."""
+        start = self.starts[session, index]
+        return slice(start, start + self.steps[session, index])
+
+
+def open_tokens(cache: Path) -> VoiceTokens:
+    """What `make_tokens` wrote. Raises FileNotFoundError if it is missing."""
+    with np.load(cache / INDEX) as index:
+        return VoiceTokens(tokens=np.load(cache / TOKENS, mmap_mode="r"), **index)
+
+
+def make_tokens(cache: Path, encoder: Path, jobs: int | None = None) -> None:
+    """Make them where they are missing, or were made by another encoder or of other sound."""
+    mels = open_mels(cache)
+    made = described(encoder, len(mels.starts))
+    if (cache / MADE).is_file() and json.loads((cache / MADE).read_text()) == made:
+        return
+    (cache / MADE).unlink(missing_ok=True)
+    _write(cache, encoder, mels, jobs or os.cpu_count() or 1)
+    (cache / MADE).write_text(json.dumps(made))
+
+
+def described(encoder: Path, sessions: int) -> dict[str, Any]:
+    """Everything that shapes the tokens but the voices themselves, as plain values."""
+    return {"encoder": hashlib.sha256(encoder.read_bytes()).hexdigest(), "sound": settings(sessions)}
+
+
+def _write(cache: Path, encoder: Path, mels: Mels, jobs: int) -> None:
+    steps = -(-mels.bins // STEP)
+    starts = np.cumsum(np.append(0, steps.ravel()))[:-1].reshape(steps.shape)
+    width = VoiceEncoder(encoder.read_bytes()).width
+    means = np.zeros((*steps.shape, width), np.float32)
+    seconds, spoken = np.zeros(steps.shape, np.float32), np.zeros(int(steps.sum()), np.bool_)
+    part = cache / "voice_tokens.part.npy"
+    tokens = open_memmap(part, "w+", np.float16, (int(steps.sum()), width))
+    pieces = [
+        (session, takes)
+        for session in range(len(steps))
+        for takes in np.array_split(np.arange(steps.shape[1]), -(-steps.shape[1] // TAKES_AT_ONCE))
+    ]
+    with ProcessPoolExecutor(min(jobs, len(pieces)), get_context("spawn")) as pool:
+        found = run_in_order(pool, _encoded, ((cache, encoder, *piece) for piece in pieces), 2 * jobs)
+        for (session, takes), rows in track(zip(pieces, found, strict=True), "voice tokens", len(pieces)):
+            for take, (own, speaks) in zip(takes, rows, strict=True):
+                place = slice(starts[session, take], starts[session, take] + steps[session, take])
+                tokens[place], spoken[place] = own, speaks
+                seconds[session, take] = speaks.sum() * STEP_S
+                means[session, take] = own[speaks].astype(np.float32).mean(0) if speaks.any() else 0
+    tokens.flush()
+    part.replace(cache / TOKENS)
+    part = cache / "voice_tokens.part.npz"
+    np.savez(part, voiced=spoken, starts=starts, steps=steps, seconds=seconds, means=means)
+    part.replace(cache / INDEX)
+
+
+def _encoded(
+    cache: Path, file: Path, session: int, takes: Sequence[int]
+) -> list[tuple[NDArray[np.float16], NDArray[np.bool_]]]:
+    """Tokens of takes, each beginning anywhere in a chunk, and which of them are voiced."""
+    encoder, mels = VoiceEncoder(file.read_bytes()), open_mels(cache)
+    found = []
+    for take in takes:
+        mel = mels.take(session, int(take))
+        lead = STEP * int(np.random.default_rng([session, int(take)]).integers(CHUNK // STEP))
+        tokens = encoder.encode_all(*chunks(mel, lead)).reshape(-1, encoder.width)
+        count = -(-len(mel) // STEP)
+        speaks = np.zeros(count * STEP, np.bool_)
+        speaks[: len(mel)] = voiced(mel)
+        own = tokens[lead // STEP : lead // STEP + count]
+        found.append((own.astype(np.float16), steps_voiced(speaks)))
+    return found
+
+
+def chunks(mel: NDArray[np.float32], lead: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Of a whole take what `engine.signals.voice` hears chunk by chunk: (N, MEMORY, F) and (N, MEMORY).
+
+    lead: bins, a multiple of a step, by which the take begins after a chunk does.
+    """
+    count = -(-(lead + len(mel)) // CHUNK)
+    before = MEMORY - CHUNK - AHEAD
+    first = before + lead
+    padded = np.zeros((before + count * CHUNK + AHEAD, mel.shape[1]), np.float32)
+    heard = np.zeros(len(padded), np.bool_)
+    padded[first : first + len(mel)], heard[first : first + len(mel)] = mel, True
+    rows = np.arange(count)[:, None] * CHUNK + np.arange(MEMORY)
+    return padded[rows], heard[rows]
