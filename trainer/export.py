@@ -9,14 +9,12 @@ import argparse
 import hashlib
 import json
 import shutil
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -27,6 +25,7 @@ from engine.signals.flow import FlowParams
 from engine.signals.sound import MelParams
 from engine.signals.voice import STEP
 from trainer.carried_faces import carry
+from trainer.graph_files import write_graph
 from trainer.labels import HEADS, LABELS
 from trainer.model.de3 import DE3, sound_kind
 from trainer.prepare_voices import VOICE_FLOOR
@@ -41,7 +40,6 @@ LICENCE = "CC-BY-NC-SA-4.0"
 VOICE = "voice_encoder.onnx"
 FILES = ("frame_encoder.onnx", "window_model.onnx", "parity.npz", "model.safetensors", "CARD.md")
 NETWORK = ("frame_encoder", "window_model", "attributes", "frame_extractor", "sound_extractor")
-OPSET = 20
 PARITY_WINDOWS, PARITY_FRAMES = 4, 6
 
 
@@ -72,18 +70,17 @@ def export(
 ) -> None:
     """Write the bundle and its pictures; the manifest comes last, so that half a folder never loads."""
     out.mkdir(parents=True, exist_ok=True)
-    sound = sound_kind(config)
+    halves, sound = _halved(network), sound_kind(config)
     inputs, (frames, windows) = (*FACE_INPUTS, sound, *VOICE_INPUTS), _samples(network, sound)
-    _to_onnx(
+    write_graph(
         network.frame_encoder, frames, out / "frame_encoder.onnx", ("crop", "flow"), ("v", "o", "expression")
     )
     attributes = config.get("attributes", [])
     outputs = ("logits", "attention_video", "attention_audio", *(["attributes"] if attributes else []))
-    _to_onnx(network.window_model, windows, out / "window_model.onnx", inputs, outputs)
+    write_graph(network.window_model, windows, out / "window_model.onnx", inputs, outputs)
     voice, carried = _carried_voice(config, out), [each.name for each in pictures]
     np.savez(out / "parity.npz", **_parity(network, frames, windows, inputs))
-    halves = {k: t.half() if t.ndim > 1 else t for k, t in network.state_dict().items()}
-    save_file({k: t.contiguous() for k, t in halves.items()}, out / "model.safetensors")
+    save_file(halves, out / "model.safetensors")
     (out / "CARD.md").write_text(card)
     for picture in pictures:
         shutil.copyfile(picture, out / picture.name)
@@ -120,6 +117,14 @@ def export(
         "files": {file: _digest(out / file) for file in (*FILES, *carried, *([VOICE] if voice else []))},
     }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _halved(network: DE3) -> dict[str, Tensor]:
+    """The weights as a bundle keeps them, matrices at half precision, to which the network's are rounded: so
+    that its graphs hold the same."""
+    halves = {k: t.half() if t.ndim > 1 else t for k, t in network.state_dict().items()}
+    network.load_state_dict({k: t.to(network.state_dict()[k].dtype) for k, t in halves.items()})
+    return {k: t.contiguous() for k, t in halves.items()}
 
 
 def _carried_voice(config: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -176,37 +181,6 @@ def _samples(network: DE3, sound: str) -> tuple[tuple[Tensor, ...], tuple[Tensor
     voice = network.voice_mean + 0.3 * torch.randn(batch, len(network.voice_mean))
     weights = torch.linspace(0, 0.95, batch)
     return (crop, flow), (v, o, video_mask, face, weights, heard, audio_mask, voice, weights.clone())
-
-
-def _to_onnx(
-    graph: nn.Module, inputs: tuple[Tensor, ...], path: Path, names: tuple[str, ...], outputs: tuple[str, ...]
-) -> None:
-    batch = torch.export.Dim("batch")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals
-        torch.onnx.export(
-            graph,
-            inputs,
-            str(path),
-            input_names=list(names),
-            output_names=list(outputs),
-            dynamic_shapes=tuple({0: batch} for _ in inputs),
-            dynamo=True,
-            external_data=False,
-            opset_version=OPSET,
-            verbose=False,
-        )
-    forget_origins(path)
-
-
-def forget_origins(path: Path) -> None:
-    """Take out of a graph where each node's code lies on this machine; what it computes stays."""
-    model = onnx.load(path)
-    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    del model.metadata_props[:]
-    onnx.save(model, path)
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ def shown_split(config: dict[str, Any]) -> str:
 
 
 def make_ready(config: dict[str, Any], jobs: int | None = None, device: torch.device | None = None) -> None:
-    """Makes what the configuration's `sets` lack, if it names any.
+    """Makes what the configuration's `sets` lack, if it names any, and the voice tokens of its `cache`.
 
     device: that computes tokens; without one, the CPU.
 
@@ -80,6 +80,8 @@ def make_ready(config: dict[str, Any], jobs: int | None = None, device: torch.de
     seen, is in two splits.
     """
     if "sets" not in config:
+        if sound_kind(config) == "voice_tokens":
+            make_tokens(Path(config["cache"]), Path(config["voice_encoder"]), jobs)
         return
     known: list[tuple[str, str]] = []
     for folder in map(Path, config["sets"]):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from engine.signals.sound import MelParams, filterbank
 from engine.signals.voice import AHEAD, CHUNK, PIECE, STEP, pieces
 from trainer.data.sound import Voices, open_cache
-from trainer.export import OPSET, forget_origins
+from trainer.graph_files import write_graph
 from trainer.prepare_voices import Mels, open_mels
 from trainer.voice_tokens import chunks
 
@@ -175,19 +175,7 @@ def main() -> None:
 
 def export(network: WhisperStart, out: Path) -> None:
     """Write the graph."""
-    torch.onnx.export(
-        network,
-        (torch.zeros(2, PIECE, MelParams().bands),),
-        str(out),
-        input_names=["mel"],
-        output_names=["tokens"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        dynamo=True,
-        external_data=False,
-        opset_version=OPSET,
-        verbose=False,
-    )
-    forget_origins(out)
+    write_graph(network, (torch.zeros(2, PIECE, MelParams().bands),), out, ("mel",), ("tokens",))
 
 
 if __name__ == "__main__":

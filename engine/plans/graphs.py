@@ -162,7 +162,18 @@ def _read(file: Path) -> onnx.ModelProto:
     if (found := opset(model)) < LEAST_OPSET:
         raise BackendError(f"{file} has ONNX opset {found}; a plan needs {LEAST_OPSET} or newer.")
     model.ir_version = max(model.ir_version, IR_VERSION)
+    _widen(model.graph)
     return model
+
+
+def _widen(graph: onnx.GraphProto) -> None:
+    """Weights that are kept at half precision become float32, as they are computed with."""
+    stored = {weight.name: weight for weight in graph.initializer if weight.data_type == TensorProto.FLOAT16}
+    for node in [each for each in graph.node if each.op_type == "Cast" and each.input[0] in stored]:
+        weight = stored[node.input[0]]
+        values = numpy_helper.to_array(weight).astype(np.float32)
+        weight.CopyFrom(numpy_helper.from_array(values, node.output[0]))
+        graph.node.remove(node)
 
 
 def _only(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:

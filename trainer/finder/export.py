@@ -10,22 +10,19 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import torch
-from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from engine.signals.face_networks import CROP, LEVELS
 from trainer.carried_faces import FILES, carry, enter
-from trainer.export import LICENCE, forget_origins
+from trainer.export import LICENCE
 from trainer.finder.network import load_network
+from trainer.graph_files import forget_origins, halve
 
 FIND_AT = 0.5
 FOLLOW_AT = 0.9
 """Chosen on the dev clips, and on clips with nobody; see `trainer/LOG.md`."""
 OPSET = 17
-LEAST_HALVED = 64
 
 
 class _Bytes(nn.Module):
@@ -80,25 +77,8 @@ def _to_onnx(
             dynamo=False,
             opset_version=OPSET,
         )
-    _halve(file)
+    halve(file)
     forget_origins(file)
-
-
-def _halve(file: Path) -> None:
-    """Keep large weights at half precision; the engine widens them once, when it loads them."""
-    model = onnx.load(file)
-    casts = []
-    for weight in model.graph.initializer:
-        values = numpy_helper.to_array(weight)
-        if values.dtype == np.float32 and values.size >= LEAST_HALVED and values.ndim > 1:
-            name = weight.name
-            weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
-            casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
-    nodes = list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend([*casts, *nodes])
-    onnx.checker.check_model(model)
-    onnx.save(model, file)
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from trainer.model.conformer import ChannelDropout, absence, masked, masked_mean, silenced
 from trainer.model.extractors import SoundExtractor
-from trainer.model.views import Views
 
 MEL_PER_STEP = 4
 
@@ -102,16 +101,24 @@ class ExtractedSound(nn.Module):
 
 
 class TokenSound(nn.Module):
-    """Voice tokens (`engine.signals.voice`), seen as a face's: beside their distance from the window's mean
-    and from the slow baseline, which is of tokens too."""
+    """Voice tokens (`engine.signals.voice`) less the slow baseline, which is of tokens too.
+
+    What a voice is apart from that is kept out: with the tokens themselves a network learns its few speakers
+    and languages by heart. own_mean: False for the tokens alone.
+    """
 
     def __init__(self, token: int, width: int, dropout: float, own_mean: bool = True) -> None:
         super().__init__()
-        self.views = Views(token, width, dropout, own_mean)
+        self.token = nn.Linear(token, width)
+        self.own_mean = own_mean
+        self.dropout = ChannelDropout(dropout)
 
     def forward(
         self, tokens_BSK: Tensor, mask_BM: Tensor, baseline_BK: Tensor, weight_B: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Returns (B, S, D) and its mask (B, S): steps of which any bin was heard."""
-        mask_BS = mask_BM.view(len(mask_BM), -1, MEL_PER_STEP).any(2)
-        return self.views(tokens_BSK, mask_BS, baseline_BK, weight_B), mask_BS
+        mask_BS = mask_BM.unflatten(1, (-1, MEL_PER_STEP)).any(2)
+        x_BSK = masked(tokens_BSK, mask_BS)
+        if self.own_mean:
+            x_BSK = x_BSK - baseline_BK[:, None]
+        return self.dropout(masked(self.token(x_BSK), mask_BS)), mask_BS

@@ -21,16 +21,52 @@ from trainer.model.conformer import (
     FeedForward,
     RotaryAttention,
     absence,
+    masked,
     masked_mean,
     silenced,
     tick_times,
 )
 from trainer.model.extractors import SoundExtractor
 from trainer.model.sound_input import MEL_PER_STEP, ExtractedSound, SoundInput, TokenSound
-from trainer.model.views import Views
 
 PARTS = ("flow", "pairwise_fusion", "ife", "own_mean")
 """What `without` may name: the parts whose worth `trainer.ablate` measures."""
+
+
+class VideoInput(nn.Module):
+    """Tokens beside their distance from the window's mean and from the baseline, as one sequence.
+
+    own_mean: False for the tokens alone.
+    """
+
+    def __init__(self, token: int, width: int, dropout: float, own_mean: bool = True) -> None:
+        super().__init__()
+        self.token = nn.Linear(token, width)
+        self.own_mean = own_mean
+        if not own_mean:
+            return
+        self.from_window = nn.Linear(token, width, bias=False)
+        self.from_baseline = nn.Linear(token, width, bias=False)
+        self.trust = nn.Linear(1, width, bias=False)
+        self.dropout = nn.Dropout1d(dropout)
+
+    def forward(self, x_BTK: Tensor, mask_BT: Tensor, baseline_BK: Tensor, weight_B: Tensor) -> Tensor:
+        x = masked(x_BTK, mask_BT)
+        if not self.own_mean:
+            alone_BTD: Tensor = self.token(x)
+            return alone_BTD
+        mean_B1K = masked_mean(x, mask_BT)[:, None]
+        from_baseline = (x - baseline_BK[:, None]) * weight_B[:, None, None]
+        views = (
+            self.token(x),
+            self.from_window(x - mean_B1K),
+            self.from_baseline(from_baseline) + self.trust(weight_B[:, None])[:, None],
+        )
+        if not self.training:
+            return sum(views[1:], views[0])
+        flat_BPK = torch.stack([view.flatten(1) for view in views], 1)
+        kept_BPK: Tensor = self.dropout(flat_BPK)  # drops a whole view at a time
+        return kept_BPK.sum(1).view_as(views[0])
 
 
 class PairwiseFusion(nn.Module):
@@ -167,10 +203,10 @@ class WindowModel(nn.Module):
         ticks_T = tick_times(ticks, tick_s)
         steps_S = tick_times(mel_bins // MEL_PER_STEP, mel_s * MEL_PER_STEP)
         self.appearance_width = appearance
-        self.appearance_in = Views(appearance, width, view_dropout, own_mean)
+        self.appearance_in = VideoInput(appearance, width, view_dropout, own_mean)
         self.sound_in: nn.Module
         if voice_token:
-            self.sound_in = TokenSound(voice_token, width, view_dropout, own_mean)
+            self.sound_in = TokenSound(voice_token, width, dropout, own_mean)
         elif extractor is not None:
             self.sound_in = ExtractedSound(extractor, bands, width, dropout, own_mean)
         else:
@@ -179,7 +215,7 @@ class WindowModel(nn.Module):
         self.appearance_encoder = Conformer(blocks=blocks, times=ticks_T, **common)
         self.sound_encoder = Conformer(blocks=sound_blocks, times=steps_S, **common)
         if "flow" not in without:
-            self.motion_in = Views(motion, width, view_dropout, own_mean)
+            self.motion_in = VideoInput(motion, width, view_dropout, own_mean)
             self.motion_encoder = Conformer(blocks=blocks, times=ticks_T, **common)
             if "pairwise_fusion" not in without:
                 self.pairwise_fusion = PairwiseFusion(width, heads, ticks_T)
