@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.eager import AbsentEngineError, TorchBackend, load_network
+from benchmarks.eager import AbsentEngineError, TorchBackend, load_network, window_sound
 from benchmarks.machine import JsonMap, quantiles, resident_mib
 from benchmarks.signals import Recording, record
 from engine.backends import PACKAGES
@@ -151,7 +151,7 @@ def measure_window(backend: HostBackend, bundle: Bundle, recording: Recording, s
 
     Live: everything the recogniser does from one score to the next, with the pictures and sound that came
     between. Anew: flow and frame encoder for all ticks of the window in batches of up to 32 (which favours
-    it), the whole mel, the window model; the face is not even sought again.
+    it), the whole mel with its tokens, the window model; the face is not even sought again.
     """
     spec = bundle.window
     live, anew = Times(warm=round(spec.seconds * RATE_HZ)), Times(warm=1)
@@ -226,7 +226,7 @@ def window_inputs(bundle: Bundle) -> dict[str, np.ndarray[Any, Any]]:
         "video_mask": np.ones((1, spec.ticks), np.bool_),
         "face_baseline": bundle.baseline.face_mean[None].copy(),
         "face_weight": np.full(1, 0.5, np.float32),
-        "mel": rng.standard_normal((1, spec.bins, bundle.mel.bands)).astype(np.float32) - 6,
+        bundle.sound: rng.standard_normal((1, *bundle.sound_shape)).astype(np.float32),
         "audio_mask": np.ones((1, spec.bins), np.bool_),
         "voice_baseline": bundle.baseline.voice_mean[None].copy(),
         "voice_weight": np.full(1, 0.5, np.float32),
@@ -240,7 +240,7 @@ def _window(bundle: Bundle, mel: Float32) -> Window:
         end_tick=spec.ticks,
         final_tick=spec.ticks,
         video_mask=np.ones(spec.ticks, np.bool_),
-        mel=mel,
+        **window_sound(bundle, mel),
         audio_mask=np.ones(spec.bins, np.bool_),
         voice_baseline=bundle.baseline.voice_mean,
         voice_weight=0.5,

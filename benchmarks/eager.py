@@ -20,7 +20,9 @@ from engine.backends.base import Answers, Arrays, HostBackend, as_answers
 from engine.backends.device_flow import find_flow
 from engine.bundle import MANIFEST, Bundle
 from engine.signals.sound import LogMel
-from engine.types import Face, Float32
+from engine.signals.voice import AHEAD, open_voice_encoder
+from engine.types import Bool, Face, Float32
+from engine.voice_lane import VoiceLane
 from engine.window import Window
 
 GPU_BATCH = 512
@@ -106,7 +108,8 @@ class TorchBackend(HostBackend):
 class AnewBackend(TorchBackend):
     """The same, keeping crops where the others keep tokens: at every score the whole window is computed anew.
 
-    That is flow and frame encoder for each of the window's ticks, the mel of all its sound, the window model.
+    That is flow and frame encoder for each of the window's ticks, mel and voice tokens of all its sound, the
+    window model.
     A stream that has not run for a whole window yet is filled up with what it has, and the sound that is
     computed anew is noise of a window's length: neither changes what it costs.
     """
@@ -130,10 +133,25 @@ class AnewBackend(TorchBackend):
         for slot in slots:
             whole = islice(cycle(self._seen.get(slot, ())), self._bundle.window.ticks)
             rows += [(slot, tick, face) for tick, face in whole]
-            LogMel(self._bundle.mel).push(0, self._sound)
+            window_sound(self._bundle, LogMel(self._bundle.mel).push(0, self._sound)[1])
         if rows:
             super().observe(*zip(*rows, strict=True))
         return super().score(slots, windows)
+
+
+def window_sound(bundle: Bundle, mel: Float32) -> dict[str, Float32]:
+    """What a window of this log-mel, (M, F), holds of its sound, by the names of `engine.window.Window`."""
+    held = {"mel": mel}
+    if bundle.voice is not None:
+        lane = VoiceLane(open_voice_encoder(bundle.voice.encoder, bundle.digest))
+
+        def read(start: int, end: int) -> tuple[Float32, Bool]:
+            bins = np.arange(start, end)
+            there = (bins >= 0) & (bins < len(mel))
+            return np.where(there[:, None], mel[np.clip(bins, 0, len(mel) - 1)], np.float32(0)), there
+
+        held["voice_tokens"] = lane.tokens(0, len(mel), len(mel) + AHEAD, read)
+    return held
 
 
 def load_network(bundle: Bundle) -> Any:

@@ -17,6 +17,7 @@ from engine.bundle import Bundle
 from engine.cuda.levels import Level, levels
 from engine.signals.flow import FlowParams
 from engine.signals.sound import MelParams, filterbank
+from engine.signals.voice import CHUNK
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 A_NUMBER = {"LayerNormalization": 8, "Softmax": 5, "LogSoftmax": 5, "ReduceLogSumExp": 4, "Sigmoid": 4}
@@ -109,12 +110,15 @@ def stream_second(bundle: Bundle, batch: int, scores_hz: int) -> dict[str, Work]
     """What a stream takes in a second, by stage, of `batch` streams that go through together."""
     window = bundle.window
     share = 1 / batch
-    return {
+    works = {
         "flow": of_flow(bundle.crop.size, bundle.flow).times(window.tick_hz),
         "frame encoder": of_graph(bundle.frame_encoder, batch).times(window.tick_hz * share),
         "log-mel": of_mel(bundle.mel, window.mel_hz),
         "window model": of_graph(bundle.window_model, batch).times(scores_hz * share),
     }
+    if bundle.voice is not None:
+        works["voice encoder"] = of_graph(bundle.voice.encoder, 1).times(window.mel_hz / CHUNK)
+    return works
 
 
 def _of_level(level: Level, params: FlowParams) -> float:

@@ -31,7 +31,12 @@ from engine.errors import De3Error
 SCORES_HZ = 5
 BATCHES, GPU_BATCHES, QUICK_BATCHES = (1, 8), (1, 64, 512), (1, 2)
 ROUNDS, QUICK_ROUNDS = 10, 2
-PARTS = {"faces": ("flow", "frame encoder"), "sound": ("log-mel",), "windows": ("window model",)}
+PARTS = {
+    "faces": ("flow", "frame encoder"), "sound": ("log-mel",), "windows": ("window model",),
+    "rest": ("voice encoder",),
+}  # fmt: skip
+ON_HOST = {"sound": "numpy", "rest": "onnx"}
+"""Stages that are computed on the host whatever the engine, and by what."""
 BYTES = {"fp16": 0.5, "bf16": 0.5}
 """Of a number, beside fp32."""
 MOST_OPERATORS = 6
@@ -124,14 +129,14 @@ def stages(spent: JsonMap, works: JsonMap, name: str, found: JsonMap, case: Json
     """Each stage of a stream's second, and "all" of it: `ms`, its `limit_ms`, the share of the limit that is
     `reached`, and the `share` of the whole second that lies beyond the limit: where the rest goes.
 
-    The sound is computed on the host whatever the engine, and "rest" has no arithmetic to speak of.
+    Of the "rest" only the voice encoder is arithmetic to speak of; as the sound, it is computed on the host.
     """
     limits = {}
     for stage in STAGES:
-        parts = PARTS.get(stage, ()) if name != NOTHING or stage == "sound" else ()
-        work = reduce(Work.plus, (Work(**works[part]) for part in parts), Work())
-        on_host = case["host"] or stage == "sound"
-        engine = "numpy" if stage == "sound" else name
+        parts = PARTS[stage] if name != NOTHING or stage in ON_HOST else ()
+        work = reduce(Work.plus, (Work(**works[part]) for part in parts if part in works), Work())
+        on_host = case["host"] or stage in ON_HOST
+        engine = ON_HOST.get(stage, name)
         limits[stage] = limit_ms(work, engine, found, on_host, case["precision"])
     known = [limit for limit in limits.values() if limit is not None]
     limits["all"] = sum(known) if len(known) == len(STAGES) else None
