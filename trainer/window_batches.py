@@ -367,7 +367,7 @@ class WindowSource:
             place = whole.start + place[heard]
             rows[heard] = held.tokens[place]
             gain = np.zeros(rows.shape[1], np.float32)
-            gain[-MelParams().bands :] = 0 if calm else rng.normal(0, 1) / LOG_MEL
+            gain[-STEP * MelParams().bands :] = 0 if calm else rng.normal(0, 1) / LOG_MEL
             rows[heard] += gain
             own = rows[heard][held.voiced[place]]
             chosen = self._others(rng, take)

@@ -1,8 +1,8 @@
 """Log-mel into voice tokens: a frozen network hears a second of sound and gives five tokens near its end.
 
 Pieces lie on a fixed grid (CHUNK bins apart), so a stretch of sound has the same tokens whenever and however
-often it is asked for. A token is what the network says of STEP bins, and beside it their mean log-mel. It
-knows nothing of streams, windows or labels. Data leaves as rows, one a step.
+often it is asked for. A token is what the network says of STEP bins, and beside it their log-mel. It knows
+nothing of streams, windows or labels. Data leaves as rows, one a step.
 """
 
 from functools import lru_cache
@@ -50,10 +50,11 @@ class VoiceEncoder:
         if list(taken[1:2]) != [PIECE] or list(given[1:2]) != [TOKENS]:
             raise ValueError(f"The voice encoder takes {taken} and gives {given}")
         self.bands = int(taken[2])
-        self.width = int(given[2]) + self.bands
+        self.width = int(given[2]) + STEP * self.bands
 
     def encode(self, mel: Float32, mask: Bool) -> Float32:
-        """The tokens of a chunk, (TOKENS, width) float32; what no bin of it was heard of is of no use.
+        """The tokens of a chunk, (TOKENS, width) float32: what the network says, then the log-mel of the
+        step's bins one after another, zero where nobody heard them.
 
         mel: (MEMORY, bands) float32 natural log of power, mask: (MEMORY,) bool: bins that end AHEAD after it.
         """
@@ -65,11 +66,8 @@ class VoiceEncoder:
         in their last bits."""
         heard = pieces(mel, mask)
         answers: Float32 = self._session.run(["tokens"], {"mel": heard})[0]
-        own, counted = mel[:, CHUNK_BINS], mask[:, CHUNK_BINS, None]
-        rows = np.where(counted, own, 0).reshape(-1, TOKENS, STEP, self.bands).sum(2)
-        counts = counted.reshape(-1, TOKENS, STEP, 1).sum(2)
-        beside = rows / np.maximum(counts, 1) / LOG_MEL
-        return np.concatenate((answers, beside), axis=2, dtype=np.float32)
+        own = np.where(mask[:, CHUNK_BINS, None], mel[:, CHUNK_BINS] / LOG_MEL, np.float32(0))
+        return np.concatenate((answers, own.reshape(len(own), TOKENS, -1)), axis=2)
 
 
 def pieces(mel: Float32, mask: Bool) -> Float32:

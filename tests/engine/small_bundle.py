@@ -19,7 +19,7 @@ from engine.signals.align import CropParams
 from engine.signals.flow import FlowParams
 from engine.signals.sound import MelParams
 
-VOICE = {"encoder": "voice_encoder.onnx", "width": 67}
+VOICE = {"encoder": "voice_encoder.onnx", "width": 259}
 """What a manifest says of the small voice encoder."""
 LABELS = ["neutral", "happy", "sad", "angry", "fearful", "disgust", "surprised"]
 V, O, HIDDEN, BANDS = 8, 6, 16, 64  # noqa: E741
@@ -144,7 +144,7 @@ def _window_graph(ticks: int, bins: int, attributes: int, voice: bool) -> str:
     outputs, more = "float[B,3,7] logits", ""
     if attributes:
         outputs, more = f"{outputs}, float[B,3,{attributes}] attributes", ATTRIBUTES
-    steps, width = (bins // STEP, BANDS + SAID) if voice else (bins, BANDS)
+    steps, width = (bins // STEP, SAID + STEP * BANDS) if voice else (bins, BANDS)
     sound = "voice_tokens" if voice else "mel"
     return WINDOW_MODEL.format(
         T=ticks,
@@ -162,7 +162,7 @@ def _window_weights(rng: np.random.Generator, ticks: int, bins: int, attributes:
     def drawn(*shape: int, size: float) -> NDArray[np.float32]:
         return (rng.standard_normal(shape) * size).astype(np.float32)
 
-    steps, width = (bins // STEP, BANDS + SAID) if voice else (bins, BANDS)
+    steps, width = (bins // STEP, SAID + STEP * BANDS) if voice else (bins, BANDS)
     weights: Weights = {
         "steps_shape": np.array([-1, steps, bins // steps]),
         "zero": np.float32(0),
@@ -224,8 +224,10 @@ def _parity(
     inputs["video_mask"][1] = False
     if voice:
         del inputs["mel"]
-        inputs["voice_tokens"] = rng.standard_normal((3, bins // STEP, BANDS + SAID)).astype(np.float32)
-        inputs["voice_baseline"] = rng.standard_normal((3, BANDS + SAID)).astype(np.float32)
+        inputs["voice_tokens"] = rng.standard_normal((3, bins // STEP, SAID + STEP * BANDS)).astype(
+            np.float32
+        )
+        inputs["voice_baseline"] = rng.standard_normal((3, SAID + STEP * BANDS)).astype(np.float32)
     answers = {"answer_v": v, "answer_o": o, "answer_expression": v @ encoder["expression_weight"]}
     answers |= _window_answers(inputs, window)
     return {"crop": crop, "flow": flow, **{f"window_{k}": a for k, a in inputs.items()}, **answers}
@@ -266,7 +268,7 @@ def write_bundle(folder: Path, *, seconds: float = 4, tick_hz: int = 15, **chang
             "tau_s": 60.0,
             "voice_floor": 3.5,
             "face_mean": [0.0] * (V + O),
-            "voice_mean": [0.0] * SAID + [-2.7] * BANDS if voice else [-8.0] * BANDS,
+            "voice_mean": [0.0] * SAID + [-2.7] * STEP * BANDS if voice else [-8.0] * BANDS,
         },
         "graphs": {"frame_encoder": "frame_encoder.onnx", "window_model": "window_model.onnx"},
         "parity": {"file": "parity.npz"},

@@ -63,11 +63,10 @@ def expected(bundle: Bundle, sound: Float32, end: int) -> Float32:
             own = [bins[b] - loudest if b in bins else np.full(BANDS, -12.0) for b in range(first, first + 4)]
             return np.tanh(np.mean(own, axis=0)) @ weight
 
-        own = [bins[b] for b in range(step, step + 4) if b in bins]
-        row = np.zeros(SAID + BANDS)
+        row = np.zeros(SAID + STEP * BANDS)
         if any(b in bins for b in range(20 * chunk - 4, 20 * chunk + 16)):
             row[:SAID] = np.mean([said(step + 4 * k) for k in range(-13, 2)], axis=0)
-        row[SAID:] = np.mean(own, axis=0) / 3 if own else 0
+        row[SAID:] = np.concatenate([bins.get(b, np.zeros(BANDS)) for b in range(step, step + 4)]) / 3
         rows.append(row)
     return np.array(rows, np.float32)
 
@@ -135,7 +134,7 @@ def test_silence_has_no_tokens_and_a_stream_scores_with_them(bundle: Bundle, sou
 
 
 def test_a_manifest_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    wide = write_bundle(tmp_path / "wide", voice={**VOICE, "width": 70})
+    wide = write_bundle(tmp_path / "wide", voice={**VOICE, "width": 260})
     with pytest.raises(BundleError, match="voice_mean has shape"):
         load_bundle(wide)
     short = write_bundle(tmp_path / "short", voice=VOICE, seconds=2)
@@ -147,7 +146,7 @@ def test_what_is_no_voice_encoder_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         VoiceEncoder(b"nothing")
     encoder = VoiceEncoder(voice_graph(voice_weights(np.random.default_rng(1))))
-    assert (encoder.bands, encoder.width) == (BANDS, BANDS + SAID)
+    assert (encoder.bands, encoder.width) == (BANDS, SAID + STEP * BANDS)
 
 
 def test_bundles_share_no_encoder(bundle: Bundle, tmp_path: Path) -> None:

@@ -27,7 +27,15 @@ from trainer.model.conformer import (
     tick_times,
 )
 from trainer.model.extractors import SoundExtractor
-from trainer.model.sound_input import MEL_PER_STEP, ExtractedSound, SoundInput, TokenSound
+from trainer.model.sound_input import (
+    MEL_PER_STEP,
+    ExtractedSound,
+    SoundInput,
+    TokenSound,
+    VoiceExpression,
+    mel_baseline_of,
+    mel_of,
+)
 
 PARTS = ("flow", "pairwise_fusion", "ife", "own_mean")
 """What `without` may name: the parts whose worth `trainer.ablate` measures."""
@@ -159,7 +167,9 @@ class WindowModel(nn.Module):
     view_dropout: share of windows that lose the token, its distance from the window's mean, or from the
         baseline, so that none of the three is relied on alone; without it, `dropout`.
     trained_heads: those that learn; the fused output is the product of what these say (see `_weights`).
-    voice_token: width of a voice token: `sound` is (B, S, voice_token), and so is the voice's baseline.
+    voice_token: width of a voice token: `sound` is (B, S, voice_token), and so is the voice's baseline. With
+        `sound_channels` beside it the encoder hears the log-mel in the tokens, and what a network of tokens
+        says alone (`VoiceExpression`) has half of the voice's own say in the fused answer.
     extractor: what `sound` goes through, the waveform (B, 160 M) at 16 kHz. Without either it is log-mel
         (B, M, F), and goes through convolutions of `sound_channels`.
     still_expression: what stills taught the frame encoder has a say in the fused output, twice that of the
@@ -204,9 +214,10 @@ class WindowModel(nn.Module):
         steps_S = tick_times(mel_bins // MEL_PER_STEP, mel_s * MEL_PER_STEP)
         self.appearance_width = appearance
         self.appearance_in = VideoInput(appearance, width, view_dropout, own_mean)
+        self.bands, self.mel_in_tokens = bands, bool(voice_token and sound_channels)
         self.sound_in: nn.Module
-        if voice_token:
-            self.sound_in = TokenSound(voice_token, width, dropout, own_mean)
+        if voice_token and not sound_channels:
+            self.sound_in = TokenSound(voice_token, bands, width, dropout, own_mean)
         elif extractor is not None:
             self.sound_in = ExtractedSound(extractor, bands, width, dropout, own_mean)
         else:
@@ -229,6 +240,10 @@ class WindowModel(nn.Module):
         self.heads = _heads(3 * width, 2 * dropout, labels)
         self.attribute_heads = _heads(3 * width, 2 * dropout, attributes) if attributes else None
         self.still_expression = StillExpression(appearance, labels, own_mean) if still_expression else None
+        self.voice_expression = None
+        if self.mel_in_tokens:
+            own = Conformer(blocks=1, times=steps_S, **common)
+            self.voice_expression = VoiceExpression(voice_token, bands, width, labels, own, Pooling(width))
 
     def forward(
         self,
@@ -254,7 +269,16 @@ class WindowModel(nn.Module):
             m = self.motion_encoder(self.motion_in(o, video_mask, face_o, face_weight), video_mask)
             fused = "pairwise_fusion" not in self.without
             video = self.pairwise_fusion(video, m, video_mask) if fused else (video + m) / 2
-        heard, sound_mask = self.sound_in(sound, audio_mask, voice_baseline, voice_weight)
+        tokens = sound
+        if self.mel_in_tokens:
+            heard, sound_mask = self.sound_in(
+                mel_of(tokens, self.bands),
+                audio_mask,
+                mel_baseline_of(voice_baseline, self.bands),
+                voice_weight,
+            )
+        else:
+            heard, sound_mask = self.sound_in(sound, audio_mask, voice_baseline, voice_weight)
         sound = self.sound_encoder(heard, sound_mask)
         if "ife" in self.without:
             video_up, sound_up = video, sound
@@ -282,6 +306,11 @@ class WindowModel(nn.Module):
             if self.still_expression is not None:
                 still = F.log_softmax(self.still_expression(v, video_mask, face_v, face_weight), 1)
                 evidence = torch.cat(((evidence[:, :1] + 2 * still[:, None]) / 3, evidence[:, 1:]), 1)
+            if self.voice_expression is not None:
+                said = F.log_softmax(
+                    self.voice_expression(tokens, audio_mask, voice_baseline, voice_weight), 1
+                )[:, None]
+                evidence = torch.cat((evidence[:, :1], (evidence[:, 1:2] + said) / 2, evidence[:, 2:]), 1)
             logits = self._fused(logits, evidence, weights)
             if values is not None:
                 own = torch.tanh(_answers(self.attribute_heads, alone))
