@@ -126,7 +126,7 @@ def _test_sets(config: dict[str, Any], named: Path | None, split: str) -> list[S
     return [SetFolders(Path(config["cache"]), (named,))]
 
 
-def window_source(network: DE3, sets: list[SetFolders], split: str, sound: str = "mel") -> WindowSource:
+def window_source(network: DE3, sets: list[SetFolders], split: str, sound: str) -> WindowSource:
     """Windows of one split of these sets, with the baselines that the network starts from."""
     source = WindowSource(sets=sets, splits=(split,), shares=(1, 0, 0), sound=sound, as_live=True)
     source.voice_mean, source.face_mean = network.voice_mean.numpy(), network.face_mean.numpy()

@@ -20,7 +20,7 @@ from trainer.clip_sets import load_shards
 from trainer.export import load_network
 from trainer.labels import HEADS, LABELS
 from trainer.metrics import summarise
-from trainer.model.de3 import DE3
+from trainer.model.de3 import DE3, sound_kind
 from trainer.set_union import SetFolders
 from trainer.stage_windows import window_logits
 from trainer.start import add_config, read_config
@@ -73,7 +73,8 @@ def main() -> None:
         network = load_network(config, chosen.weights)
         sets = [SetFolders(Path(config["cache"]), (chosen.clips,))]
         stills = [stored.meta["still_label"] for stored in load_shards(chosen.faces)]
-        heads = whole_clips(network, window_source(network, sets, chosen.split), stills, chosen.seed)
+        source = window_source(network, sets, chosen.split, sound_kind(config))
+        heads = whole_clips(network, source, stills, chosen.seed)
     except (ValueError, OSError, KeyError) as error:
         parser.exit(2, f"{error}\n")
     print(json.dumps({"clips": len(stills), "split": chosen.split, "heads": heads}, indent=1))

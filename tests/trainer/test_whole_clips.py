@@ -20,7 +20,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[DE3, WindowSource
     config = windows_config(write_data(folder))
     train(config, folder / "run")
     network = load_network(config, folder / "run" / "best.safetensors")
-    return network, window_source(network, [SetFolders(folder / "voices", (folder / "dev",))], "dev")
+    return network, window_source(network, [SetFolders(folder / "voices", (folder / "dev",))], "dev", "mel")
 
 
 def test_every_clip_counts_once_with_its_speaker_and_its_still(learned: tuple[DE3, WindowSource]) -> None:
