@@ -135,9 +135,12 @@ def test_the_log_mel_in_tokens_is_the_log_mel(config: dict[str, Any], run: Path)
         logits = plain(*faces, mel, heard, base, trust)[0]
         asked = asking(*faces, tokens, heard, baseline, trust)[0]
         expression = asking.voice_expression(tokens, heard, baseline, trust)
+        blind = (*faces[:2], torch.zeros_like(seen), *faces[3:], tokens, heard, baseline, trust)
+        alone = asking(*blind)[0]
     torch.testing.assert_close(asked[:, :2], logits[:, :2], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(asked[:, 2], logits[:, 2], atol=1e-3)
-    assert expression.shape == (2, 7)
+    agreed = torch.sqrt(torch.softmax(alone[:, 1], 1) * torch.softmax(expression, 1))
+    torch.testing.assert_close(torch.softmax(alone[:, 2], 1), agreed / agreed.sum(1, keepdim=True))
 
 
 def test_what_is_asked_comes_from_a_network_of_tokens(

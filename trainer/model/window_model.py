@@ -172,7 +172,7 @@ class WindowModel(nn.Module):
         says alone (`VoiceExpression`) has half of the voice's own say in the fused answer.
     extractor: what `sound` goes through, the waveform (B, 160 M) at 16 kHz. Without either it is log-mel
         (B, M, F), and goes through convolutions of `sound_channels`.
-    still_expression: what stills taught the frame encoder has a say in the fused output, twice that of the
+    still_expression: what stills taught the frame encoder has a say in the fused output, as much as the
         moving face.
     attributes: how many continuous attributes every head gives beside its labels; with none the graph has no
         such output.
@@ -305,7 +305,7 @@ class WindowModel(nn.Module):
             evidence = F.log_softmax(torch.cat((_answers(self.heads, alone), logits[:, 2:]), 1), 2)
             if self.still_expression is not None:
                 still = F.log_softmax(self.still_expression(v, video_mask, face_v, face_weight), 1)
-                evidence = torch.cat(((evidence[:, :1] + 2 * still[:, None]) / 3, evidence[:, 1:]), 1)
+                evidence = torch.cat(((evidence[:, :1] + still[:, None]) / 2, evidence[:, 1:]), 1)
             if self.voice_expression is not None:
                 said = F.log_softmax(
                     self.voice_expression(tokens, audio_mask, voice_baseline, voice_weight), 1
