@@ -30,13 +30,21 @@ def enter(bundle: Path, about: dict[str, Any]) -> None:
     part.replace(file)
 
 
-def carry(source: Path, bundle: Path) -> bool:
+def faces_of(source: Path) -> dict[str, Any] | None:
+    """What the manifest of a bundle says of its face finder, None where it has none."""
+    file = source / "manifest.json"
+    faces: dict[str, Any] | None = json.loads(file.read_text()).get("faces") if file.is_file() else None
+    return faces
+
+
+def carry(source: Path, bundle: Path, faces: dict[str, Any] | None = None) -> bool:
     """Take the face finder of one bundle over into another; whether there is one to take.
+
+    faces: what `source` said of it (`faces_of`) before it was written over, where both are the same.
 
     Raises ValueError where `bundle` has no manifest.
     """
-    file = source / "manifest.json"
-    faces = json.loads(file.read_text()).get("faces") if file.is_file() else None
+    faces = faces or faces_of(source)
     if faces is None:
         return False
     for key, name in FILES.items():

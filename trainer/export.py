@@ -24,7 +24,7 @@ from engine.signals.align import TEMPLATE
 from engine.signals.flow import FlowParams
 from engine.signals.sound import MelParams
 from engine.signals.voice import STEP
-from trainer.carried_faces import carry
+from trainer.carried_faces import carry, faces_of
 from trainer.graph_files import write_graph
 from trainer.labels import HEADS, LABELS
 from trainer.model.de3 import DE3, sound_kind
@@ -205,6 +205,7 @@ def main() -> None:
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{error}\n")
     out = arguments.out or run_folder(config) / "bundle"
+    faces = faces_of(arguments.faces)  # before they are written over, if it is exported onto itself
     card = f"# {config['name']}\n\nLicence: {arguments.licence}\n"
     if arguments.card:
         card = arguments.card.read_text()
@@ -226,7 +227,7 @@ def main() -> None:
         licence=arguments.licence,
         pictures=[arguments.card.parent / name for name in shown(card)] if arguments.card else (),
     )
-    carry(arguments.faces, out)
+    carry(arguments.faces, out, faces)
     size = sum(file.stat().st_size for file in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB; it runs with: python -m realtime.run --bundle {out}")
 

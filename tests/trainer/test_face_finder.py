@@ -17,7 +17,7 @@ from engine.signals.face_networks import ALIGNER_TEMPLATE, LEVELS, SCALES, STRID
 from engine.signals.finder import load_finder
 from realtime.sources.demo import FRAMES_HZ, Performance
 from tests.engine.small_bundle import write_bundle
-from trainer.carried_faces import FILES, carry
+from trainer.carried_faces import FILES, carry, faces_of
 from trainer.finder import train as training
 from trainer.finder.export import write_graphs
 from trainer.finder.network import CHANNELS, Aligner, Finder
@@ -166,6 +166,17 @@ def test_what_is_exported_answers_as_the_networks_do(tmp_path: Path) -> None:
         wanted = networks["finder"](torch.from_numpy(picture)[None, None].float())
     for answer, want in zip(answers, wanted, strict=True):
         np.testing.assert_allclose(answer, want.numpy(), atol=0.01)
+
+
+def test_a_bundle_that_is_exported_onto_itself_keeps_its_finder(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "own")
+    carry(DEFAULT_BUNDLE, bundle)
+    told = faces_of(bundle)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    del manifest["faces"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert carry(bundle, bundle, told)
+    assert load_bundle(bundle).faces is not None
 
 
 def test_a_finder_is_carried_from_one_bundle_into_another(tmp_path: Path) -> None:
