@@ -33,6 +33,9 @@ from trainer.report_card import pictures as shown
 from trainer.start import AFTERWARDS, add_config, fill, read_config, read_weights, run_folder
 from trainer.window_batches import BINS, HOP, MEL_HZ, PRIOR_S, TAU_S, TICK_HZ, TICKS
 
+ROUNDED_FROM = 20_000
+"""Of the frame encoder, whose norms lie in its convolutions: they are no halves, and small ones matter most."""
+FRAME_INPUTS, FRAME_OUTPUTS = ("crop", "flow"), ("v", "o", "expression")
 FACE_INPUTS = ("v", "o", "video_mask", "face_baseline", "face_weight")
 VOICE_INPUTS = ("audio_mask", "voice_baseline", "voice_weight")
 """Of the window model, before and after the sound itself."""
@@ -72,9 +75,8 @@ def export(
     out.mkdir(parents=True, exist_ok=True)
     halves, sound = _halved(network), sound_kind(config)
     inputs, (frames, windows) = (*FACE_INPUTS, sound, *VOICE_INPUTS), _samples(network, sound)
-    write_graph(
-        network.frame_encoder, frames, out / "frame_encoder.onnx", ("crop", "flow"), ("v", "o", "expression")
-    )
+    encoder, rounded = out / "frame_encoder.onnx", None if "frame_extractor" in config else ROUNDED_FROM
+    write_graph(network.frame_encoder, frames, encoder, FRAME_INPUTS, FRAME_OUTPUTS, rounded)
     attributes = config.get("attributes", [])
     outputs = ("logits", "attention_video", "attention_audio", *(["attributes"] if attributes else []))
     write_graph(network.window_model, windows, out / "window_model.onnx", inputs, outputs)

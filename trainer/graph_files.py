@@ -14,11 +14,16 @@ OPSET = 20
 
 
 def write_graph(
-    graph: nn.Module, inputs: tuple[Tensor, ...], path: Path, names: tuple[str, ...], outputs: tuple[str, ...]
+    graph: nn.Module,
+    inputs: tuple[Tensor, ...],
+    path: Path,
+    names: tuple[str, ...],
+    outputs: tuple[str, ...],
+    rounded_from: int | None = None,
 ) -> None:
     """Export a network; the first size of all inputs and outputs is free.
 
-    inputs: examples, under `names`; outputs: the names of what it gives.
+    inputs: examples, under `names`; outputs: the names of what it gives; rounded_from: see `halve`.
     """
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
@@ -35,7 +40,7 @@ def write_graph(
             opset_version=OPSET,
             verbose=False,
         )
-    halve(path)
+    halve(path, rounded_from)
     forget_origins(path)
 
 
@@ -49,15 +54,21 @@ def forget_origins(path: Path) -> None:
     onnx.save(model, path)
 
 
-def halve(file: Path) -> None:
-    """Keep large weights at half precision; the engine widens them once, when it loads them."""
+def halve(file: Path, rounded_from: int | None) -> None:
+    """Keep large weights at half precision; the engine widens them once, when it loads them.
+
+    Those that lose nothing by it, and those of at least `rounded_from` numbers, if that is given.
+    """
     model = onnx.load(file)
     casts = []
     for weight in model.graph.initializer:
         values = numpy_helper.to_array(weight)
         if values.dtype == np.float32 and values.size >= LEAST_HALVED and values.ndim > 1:
-            name = weight.name
-            weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+            name, half = weight.name, values.astype(np.float16)
+            rounded = rounded_from is not None and values.size >= rounded_from
+            if not rounded and not np.array_equal(half.astype(np.float32), values):
+                continue
+            weight.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
             casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
     nodes = list(model.graph.node)
     del model.graph.node[:]

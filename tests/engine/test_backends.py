@@ -54,6 +54,7 @@ def window_at(
         final_tick=end if final is None else final,
         video_mask=np.ones(spec.ticks, dtype=np.bool_) if mask is None else mask,
         mel=rng.standard_normal((spec.bins, bundle.mel.bands)).astype(np.float32) * 2 - 8,
+        voice_tokens=rng.standard_normal(bundle.sound_shape).astype(np.float32),
         audio_mask=np.ones(spec.bins, dtype=np.bool_),
         voice_baseline=bundle.baseline.voice_mean,
         voice_weight=0.5,

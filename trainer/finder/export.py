@@ -17,7 +17,7 @@ from engine.signals.face_networks import CROP, LEVELS
 from trainer.carried_faces import FILES, carry, enter
 from trainer.export import LICENCE
 from trainer.finder.network import load_network
-from trainer.graph_files import forget_origins, halve
+from trainer.graph_files import LEAST_HALVED, forget_origins, halve
 
 FIND_AT = 0.5
 FOLLOW_AT = 0.9
@@ -77,7 +77,7 @@ def _to_onnx(
             dynamo=False,
             opset_version=OPSET,
         )
-    halve(file)
+    halve(file, LEAST_HALVED)
     forget_origins(file)
 
 

@@ -24,7 +24,7 @@ def sound_kind(config: dict[str, Any]) -> str:
     """What of sound the window model of a configuration takes: one of `engine.bundle.SOUNDS`."""
     if "sound_extractor" in config:
         return "waveform"
-    return "voice_tokens" if config["window_model"].get("voice_token") else "mel"
+    return "voice_tokens" if config.get("window_model", {}).get("voice_token") else "mel"
 
 
 class DE3(nn.Module):

@@ -215,13 +215,7 @@ class WindowModel(nn.Module):
         self.appearance_width = appearance
         self.appearance_in = VideoInput(appearance, width, view_dropout, own_mean)
         self.bands, self.mel_in_tokens = bands, bool(voice_token and sound_channels)
-        self.sound_in: nn.Module
-        if voice_token and not sound_channels:
-            self.sound_in = TokenSound(voice_token, bands, width, dropout, own_mean)
-        elif extractor is not None:
-            self.sound_in = ExtractedSound(extractor, bands, width, dropout, own_mean)
-        else:
-            self.sound_in = SoundInput(bands, width, sound_channels, dropout, own_mean)
+        self.sound_in = _sound_input(voice_token, sound_channels, extractor, bands, width, dropout, own_mean)
         common = {"width": width, "heads": heads, "kernel": kernel, "dropout": dropout}
         self.appearance_encoder = Conformer(blocks=blocks, times=ticks_T, **common)
         self.sound_encoder = Conformer(blocks=sound_blocks, times=steps_S, **common)
@@ -345,6 +339,22 @@ class WindowModel(nn.Module):
             face_B1 = face_B1 * (1 + both_B1 / 2)
         weights_B3 = torch.cat((face_B1, own_B2[:, 1:], joint_B1), 1) / (1 + both_B1)
         return weights_B3[..., None]
+
+
+def _sound_input(
+    voice_token: int,
+    channels: Sequence[int],
+    extractor: SoundExtractor | None,
+    bands: int,
+    width: int,
+    dropout: float,
+    own_mean: bool,
+) -> nn.Module:
+    if voice_token and not channels:
+        return TokenSound(voice_token, bands, width, dropout, own_mean)
+    if extractor is not None:
+        return ExtractedSound(extractor, bands, width, dropout, own_mean)
+    return SoundInput(bands, width, channels, dropout, own_mean)
 
 
 def _answers(heads: nn.ModuleList, pooled: Sequence[Tensor]) -> Tensor:
