@@ -34,7 +34,7 @@ from trainer.start import AFTERWARDS, add_config, fill, read_config, read_weight
 from trainer.window_batches import BINS, HOP, MEL_HZ, PRIOR_S, TAU_S, TICK_HZ, TICKS
 
 ROUNDED_FROM = 20_000
-"""Of the frame encoder, whose norms lie in its convolutions: they are no halves, and small ones matter most."""
+"""Of the frame encoder, whose norms lie in its convolutions: these are no halves; small ones matter most."""
 FRAME_INPUTS, FRAME_OUTPUTS = ("crop", "flow"), ("v", "o", "expression")
 FACE_INPUTS = ("v", "o", "video_mask", "face_baseline", "face_weight")
 VOICE_INPUTS = ("audio_mask", "voice_baseline", "voice_weight")

@@ -21,6 +21,7 @@ from trainer.clip_tokens import Clips
 from trainer.data.sound import Voices
 from trainer.data.takes import NO_LABEL, NO_TAKE
 from trainer.labels import LABELS
+from trainer.lost_parts import cover, kept
 from trainer.prepare_voices import Mels, voiced
 from trainer.set_union import SetFolders, tokens_of, union
 from trainer.voice_tokens import VoiceTokens
@@ -284,7 +285,7 @@ class WindowSource:
             rows = self.clips.starts[clip] + np.clip(place, 0, self.clips.ticks[clip] - 1)
             mask = inside & self.clips.seen[rows]
             if not calm:
-                mask &= _kept(rng, TICKS, TICK_HZ)
+                mask &= kept(rng, TICKS, TICK_HZ)
             v[mask] = self.clips.v[rows[mask]]
             others = self.members.get(int(self.clips.groups[clip]), np.zeros(0, np.int64))
             others = others[others != clip]
@@ -344,14 +345,12 @@ class WindowSource:
             if self.sound == "waveform":
                 samples[mask] = self.mels.samples(session, take)[place[mask]]
             if not calm:
-                mask &= _kept(rng, BINS, MEL_HZ)
+                mask &= kept(rng, BINS, MEL_HZ)
                 if not self.as_live:
-                    _cover(rng, mel, mask)
+                    cover(rng, mel, mask)
         sound = samples.ravel() if self.sound == "waveform" else mel
-        return {
-            "sound": sound, "audio_mask": mask, "voice_baseline": baseline,
-            "voice_weight": np.float32(weight),
-        }  # fmt: skip
+        voice = {"voice_baseline": baseline, "voice_weight": np.float32(weight)}
+        return {"sound": sound, "audio_mask": mask} | voice
 
     def _voice_tokens(
         self, rng: Rng, held: VoiceTokens, take: int | None, session: int, end_s: float, calm: bool
@@ -376,12 +375,9 @@ class WindowSource:
                 means, seconds = np.vstack((means, own.mean(0))), np.append(seconds, len(own) * STEP / MEL_HZ)
             baseline, weight = blended(self.voice_mean, means, seconds)
             mask = np.repeat(heard, STEP)
-            if not calm:
-                mask &= _kept(rng, BINS, MEL_HZ)
-        return {
-            "sound": rows, "audio_mask": mask, "voice_baseline": baseline,
-            "voice_weight": np.float32(weight),
-        }  # fmt: skip
+            mask &= calm or kept(rng, BINS, MEL_HZ)
+        voice = {"voice_baseline": baseline, "voice_weight": np.float32(weight)}
+        return {"sound": rows, "audio_mask": mask} | voice
 
     def _others(self, rng: Rng, take: int) -> NDArray[np.int64]:
         """Other takes of the same speaker, as many as may have been heard before; often none."""
@@ -402,26 +398,3 @@ def blended(start: Float32, means: Float32, seconds: NDArray) -> tuple[Float32, 
     share = np.minimum(1.0, TAU_S / max(total, 1e-6))
     mean = (PRIOR_S * start + (seconds[:, None] * means).sum(0) * share) / (PRIOR_S + total * share)
     return mean.astype(np.float32), total / (total + PRIOR_S)
-
-
-def _kept(rng: Rng, steps: int, rate_hz: int) -> NDArray[np.bool_]:
-    """Which steps survive: a fifth of the windows lose one stretch of up to 1.5 s, some lose single steps."""
-    kept = np.ones(steps, bool)
-    if rng.random() < 0.2:
-        length = int(rng.uniform(0.1, 1.5) * rate_hz)
-        start = int(rng.integers(steps))
-        kept[start : start + length] = False
-    if rng.random() < 0.2:
-        kept &= rng.random(steps) > rng.uniform(0, 0.3)
-    return kept
-
-
-def _cover(rng: Rng, mel: Float32, heard: NDArray[np.bool_]) -> None:
-    """Stripes of bands and bins at the bands' means over what is heard (SpecAugment)."""
-    mean = mel[heard].mean(0) if heard.any() else np.zeros(mel.shape[1], np.float32)
-    for _ in range(rng.integers(3)):
-        start, width = rng.integers(mel.shape[1]), rng.integers(1, 9)
-        mel[:, start : start + width] = mean[start : start + width]
-    for _ in range(rng.integers(3)):
-        start, width = rng.integers(mel.shape[0]), rng.integers(1, 31)
-        mel[start : start + width] = mean

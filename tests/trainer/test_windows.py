@@ -14,10 +14,11 @@ from engine.bundle import load_bundle
 from engine.leaning import LeaningParams
 from trainer.data.takes import NO_LABEL
 from trainer.export import export, load_network
+from trainer.lost_parts import cover
 from trainer.model.frame_encoder import FrameEncoder
 from trainer.set_union import SetFolders
 from trainer.train import train
-from trainer.window_batches import PRIOR_S, TAU_S, TICKS, WindowSource, _cover, blended
+from trainer.window_batches import PRIOR_S, TAU_S, TICKS, WindowSource, blended
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_stripes_are_as_loud_as_what_is_heard() -> None:
     mel[heard] = -10 + np.arange(8)
     for seed in range(20):
         covered = mel.copy()
-        _cover(np.random.default_rng(seed), covered, heard)
+        cover(np.random.default_rng(seed), covered, heard)
         np.testing.assert_allclose(covered[heard], mel[heard], atol=1e-5)
 
 

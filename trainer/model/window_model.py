@@ -263,16 +263,8 @@ class WindowModel(nn.Module):
             m = self.motion_encoder(self.motion_in(o, video_mask, face_o, face_weight), video_mask)
             fused = "pairwise_fusion" not in self.without
             video = self.pairwise_fusion(video, m, video_mask) if fused else (video + m) / 2
-        tokens = sound
-        if self.mel_in_tokens:
-            heard, sound_mask = self.sound_in(
-                mel_of(tokens, self.bands),
-                audio_mask,
-                mel_baseline_of(voice_baseline, self.bands),
-                voice_weight,
-            )
-        else:
-            heard, sound_mask = self.sound_in(sound, audio_mask, voice_baseline, voice_weight)
+        said = sound
+        heard, sound_mask = self._heard(sound, audio_mask, voice_baseline, voice_weight)
         sound = self.sound_encoder(heard, sound_mask)
         if "ife" in self.without:
             video_up, sound_up = video, sound
@@ -290,28 +282,30 @@ class WindowModel(nn.Module):
             self.pools[2](joint, joint_mask),
         )
         logits = _answers(self.heads, enhanced)
-        values = (
-            None if self.attribute_heads is None else torch.tanh(_answers(self.attribute_heads, enhanced))
-        )
+        rate = self.attribute_heads
+        values = None if rate is None else torch.tanh(_answers(rate, enhanced))
         if not self.training:
             alone = (self.pools[0](video, video_mask), self.pools[1](sound, sound_mask))
             weights = self._weights(video_mask, sound_mask, logits.dtype)
             evidence = F.log_softmax(torch.cat((_answers(self.heads, alone), logits[:, 2:]), 1), 2)
-            if self.still_expression is not None:
-                still = F.log_softmax(self.still_expression(v, video_mask, face_v, face_weight), 1)
-                evidence = torch.cat(((evidence[:, :1] + still[:, None]) / 2, evidence[:, 1:]), 1)
-            if self.voice_expression is not None:
-                said = F.log_softmax(
-                    self.voice_expression(tokens, audio_mask, voice_baseline, voice_weight), 1
-                )[:, None]
-                evidence = torch.cat((evidence[:, :1], (evidence[:, 1:2] + said) / 2, evidence[:, 2:]), 1)
+            for place, asked, given in (
+                (0, self.still_expression, (v, video_mask, face_v, face_weight)),
+                (1, self.voice_expression, (said, audio_mask, voice_baseline, voice_weight)),
+            ):
+                evidence = evidence if asked is None else _agreed(evidence, place, asked(*given))
             logits = self._fused(logits, evidence, weights)
             if values is not None:
-                own = torch.tanh(_answers(self.attribute_heads, alone))
+                own = torch.tanh(_answers(rate, alone))
                 total = (torch.cat((own, values[:, 2:]), 1) * weights).sum(1, keepdim=True)
                 values = torch.cat((values[:, :2], total / weights.sum(1, keepdim=True).clamp(min=0.5)), 1)
-        outputs = (logits, attention_video, attention_audio)
-        return outputs if values is None else (*outputs, values)
+        return (logits, attention_video, attention_audio, *([] if values is None else [values]))
+
+    def _heard(self, sound: Tensor, mask: Tensor, baseline: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The sound encoder's input and its mask."""
+        if self.mel_in_tokens:
+            sound, baseline = mel_of(sound, self.bands), mel_baseline_of(baseline, self.bands)
+        heard: tuple[Tensor, Tensor] = self.sound_in(sound, mask, baseline, weight)
+        return heard
 
     def _fused(self, logits_B3L: Tensor, evidence_B3L: Tensor, weights_B31: Tensor) -> Tensor:
         """The logits with the product of the evidence (logarithms of probabilities) as fused answer."""
@@ -339,6 +333,13 @@ class WindowModel(nn.Module):
             face_B1 = face_B1 * (1 + both_B1 / 2)
         weights_B3 = torch.cat((face_B1, own_B2[:, 1:], joint_B1), 1) / (1 + both_B1)
         return weights_B3[..., None]
+
+
+def _agreed(evidence_B3L: Tensor, place: int, logits_BL: Tensor) -> Tensor:
+    """The evidence, at one place the mean of what is there and of what another says of the same sense."""
+    other = F.log_softmax(logits_BL, 1)[:, None]
+    mean = (evidence_B3L[:, place : place + 1] + other) / 2
+    return torch.cat((evidence_B3L[:, :place], mean, evidence_B3L[:, place + 1 :]), 1)
 
 
 def _sound_input(
