@@ -25,7 +25,7 @@ from engine.signals.flow import FlowParams
 from engine.signals.sound import MelParams
 from engine.signals.voice import STEP
 from trainer.carried_faces import carry, faces_of
-from trainer.graph_files import write_graph
+from trainer.graph_files import ROUNDED_FROM, write_graph
 from trainer.labels import HEADS, LABELS
 from trainer.model.de3 import DE3, sound_kind
 from trainer.prepare_voices import VOICE_FLOOR
@@ -33,8 +33,6 @@ from trainer.report_card import pictures as shown
 from trainer.start import AFTERWARDS, add_config, fill, read_config, read_weights, run_folder
 from trainer.window_batches import BINS, HOP, MEL_HZ, PRIOR_S, TAU_S, TICK_HZ, TICKS
 
-ROUNDED_FROM = 20_000
-"""Of the frame encoder, whose norms lie in its convolutions: these are no halves; small ones matter most."""
 FRAME_INPUTS, FRAME_OUTPUTS = ("crop", "flow"), ("v", "o", "expression")
 FACE_INPUTS = ("v", "o", "video_mask", "face_baseline", "face_weight")
 VOICE_INPUTS = ("audio_mask", "voice_baseline", "voice_weight")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from engine.signals.sound import MelParams, filterbank
 from engine.signals.voice import AHEAD, CHUNK, PIECE, STEP, pieces
 from trainer.data.sound import Voices, open_cache
-from trainer.graph_files import write_graph
+from trainer.graph_files import ROUNDED_FROM, write_graph
 from trainer.prepare_voices import Mels, open_mels
 from trainer.voice_tokens import chunks
 
@@ -175,7 +175,8 @@ def main() -> None:
 
 def export(network: WhisperStart, out: Path) -> None:
     """Write the graph."""
-    write_graph(network, (torch.zeros(2, PIECE, MelParams().bands),), out, ("mel",), ("tokens",))
+    sound = torch.zeros(2, PIECE, MelParams().bands)
+    write_graph(network, (sound,), out, ("mel",), ("tokens",), ROUNDED_FROM)
 
 
 if __name__ == "__main__":
