@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.signals.align import TEMPLATE, similarity, warp
+from engine.signals.networks import open_network
 from engine.types import Float32, UInt8
 
 CROP = 80
@@ -103,15 +104,7 @@ class AlignerNetwork:
 
 
 def _session(model: bytes, name: str, shape: tuple[int | None, ...]) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except (RuntimeError, ValueError) as error:
-        raise ValueError("it is not a network that ONNX Runtime can run") from error
+    session = open_network(model)
     (port, *more) = session.get_inputs()
     found = tuple(size if isinstance(size, int) else None for size in port.shape)
     if more or port.name != name or port.type != "tensor(uint8)" or found != shape:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.signals.networks import open_network
 from engine.types import Bool, Float32
 
 STEP = 4
@@ -37,14 +38,9 @@ class VoiceEncoder:
     """
 
     def __init__(self, model: bytes) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
+            self._session = open_network(model)
+        except ValueError as error:
             raise ValueError(f"The voice encoder cannot be read ({error})") from error
         taken, given = self._session.get_inputs()[0].shape, self._session.get_outputs()[0].shape
         if list(taken[1:2]) != [PIECE] or list(given[1:2]) != [TOKENS]:
