@@ -13,7 +13,7 @@ import inspect
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +24,7 @@ from rich.progress import track
 
 import engine.signals.sound
 from engine.signals.sound import LogMel, MelParams, hops, log_mel
-from trainer import augment_sound
+from trainer import augment_sound, other_words, voice_variety
 from trainer.augment_sound import Microphones, active_level_db, change_speed, shift_formants
 from trainer.data import nemo, ravdess
 from trainer.data.sound import RATE_HZ, Voices, load_voices, open_cache
@@ -91,7 +91,7 @@ Heard = tuple[int, NDArray[np.float16], NDArray[np.float16], float]
 """A take's place, its log-mel, the samples of its bins, its tempo."""
 
 
-def _session(cache: Path, waveform: bool, speaker: str, session: int) -> list[Heard]:
+def _session(cache: Path, waveform: bool, varied: bool, speaker: str, session: int) -> list[Heard]:
     voices = open_cache(cache)
     takes = np.flatnonzero(voices.speakers == speaker)
     rng = np.random.default_rng([session, *speaker.encode()])
@@ -99,6 +99,7 @@ def _session(cache: Path, waveform: bool, speaker: str, session: int) -> list[He
     conditions = microphones.draw(rng)
     waves = [voices.take(int(i)) for i in takes]
     usual_db = float(np.median([active_level_db(w) for w in waves]))
+    throat = voice_variety.draw(rng, MelParams().bands, seen=False)
     results = []
     for index, wave in zip(takes, waves, strict=True):
         speed = 1.0
@@ -111,6 +112,10 @@ def _session(cache: Path, waveform: bool, speaker: str, session: int) -> list[He
         mel = log_mel(frames, MelParams())
         if session:
             mel = shift_formants(mel, conditions.formants)
+        if session and varied:
+            words = voice_variety.draw(rng, MelParams().bands, seen=False)
+            others = {name: getattr(words, name) for name in ("reordered", "revowelled", "swayed")}
+            mel, speed = replace(throat, **others).heard(mel, rng), speed * throat.tempo
         kept = hops(frames, MelParams())[: None if waveform else 0].astype(np.float16)
         results.append((int(index), mel.astype(np.float16), kept, speed))
     return results
@@ -121,10 +126,12 @@ def _babblers(voices: Voices, speaker: str, rng: np.random.Generator) -> list[ND
     return [voices.take(int(i)) for i in rng.choice(others, min(40, len(others)), replace=False)]
 
 
-def prepare(cache: Path, voices: Voices, sessions: int, jobs: int, waveform: bool = False) -> None:
+def prepare(
+    cache: Path, voices: Voices, sessions: int, jobs: int, waveform: bool = False, varied: bool = False
+) -> None:
     """All sessions of all speakers, in parallel; the files appear complete or not at all.
 
-    waveform: keep the sound too, 115 MB an hour and session.
+    waveform: keep the sound too, 115 MB an hour and session, which `varied` leaves as it is.
     """
     pairs = [(speaker, s) for s in range(sessions) for speaker in sorted(set(voices.speakers.tolist()))]
     shape = (sessions, len(voices))
@@ -140,7 +147,7 @@ def prepare(cache: Path, voices: Voices, sessions: int, jobs: int, waveform: boo
         ProcessPoolExecutor(jobs, get_context("spawn")) as pool,
     ):
         _write_header(mels, 0)
-        heard = run_in_order(pool, _session, ((cache, waveform, *pair) for pair in pairs), 2 * jobs)
+        heard = run_in_order(pool, _session, ((cache, waveform, varied, *pair) for pair in pairs), 2 * jobs)
         for (_, session), takes in track(zip(pairs, heard, strict=True), "voices", total=len(pairs)):
             for index, mel, samples, speed in takes:
                 active = voiced(mel.astype(np.float32))
@@ -161,12 +168,13 @@ def prepare(cache: Path, voices: Voices, sessions: int, jobs: int, waveform: boo
     part = cache / "mel.part.npz"
     np.savez(part, starts=starts, bins=bins, means=means, seconds=seconds, speeds=speeds)
     part.replace(cache / "mel.npz")
-    (cache / MADE).write_text(json.dumps(settings(sessions)))
+    (cache / MADE).write_text(json.dumps(settings(sessions, varied)))
 
 
-def settings(sessions: int) -> dict[str, Any]:
+def settings(sessions: int, varied: bool = False) -> dict[str, Any]:
     """Everything that shapes the log-mel of voices but the voices themselves, as plain values."""
-    parts = (augment_sound, engine.signals.sound, _session, _babblers, voiced)
+    variety = (voice_variety, other_words) if varied else ()
+    parts = (augment_sound, engine.signals.sound, _session, _babblers, voiced, *variety)
     code = digest([inspect.getsource(part) for part in parts])
     return {"sessions": sessions, "mel": asdict(MelParams()), "floor": VOICE_FLOOR, "code": code}
 
@@ -197,6 +205,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, required=True, help="folder of the voices")
     parser.add_argument("--sessions", type=int, default=6, help="microphones and rooms a speaker")
     parser.add_argument("--waveform", action="store_true", help="for configurations with a sound_extractor")
+    parser.add_argument(
+        "--varied", action="store_true", help="other throats, tempos and words, for voices alone"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     chosen = parser.parse_args(arguments)
     try:
@@ -204,7 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
         voices = bundled_voices(chosen.data, chosen.cache) if bundled else open_cache(chosen.cache)
     except FileNotFoundError as error:
         parser.exit(2, f"{error}; name --data, or a folder of voices that trainer.prepare wrote.\n")
-    prepare(chosen.cache, voices, chosen.sessions, chosen.jobs, chosen.waveform)
+    prepare(chosen.cache, voices, chosen.sessions, chosen.jobs, chosen.waveform, chosen.varied)
     hours = voices.durations_s.sum() / 3600
     print(f"{len(voices)} takes, {hours:.1f} hours, {chosen.sessions} sessions each, at {RATE_HZ} Hz")
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from engine.signals.voice import AHEAD, CHUNK, MEMORY, STEP, VoiceEncoder, steps_voiced
-from trainer.prepare_voices import Mels, open_mels, settings, voiced
+from trainer import prepare_voices
+from trainer.prepare_voices import Mels, open_mels, voiced
 from trainer.work_pool import run_in_order
 
 TOKENS, INDEX, MADE = "voice_tokens.npy", "voice_tokens.npz", "voice_tokens.json"
@@ -59,7 +60,7 @@ def open_tokens(cache: Path) -> VoiceTokens:
 def make_tokens(cache: Path, encoder: Path, jobs: int | None = None) -> None:
     """Make them where they are missing, or were made by another encoder or of other sound."""
     mels = open_mels(cache)
-    made = described(encoder, len(mels.starts))
+    made = described(encoder, cache)
     if (cache / MADE).is_file() and json.loads((cache / MADE).read_text()) == made:
         return
     (cache / MADE).unlink(missing_ok=True)
@@ -67,9 +68,10 @@ def make_tokens(cache: Path, encoder: Path, jobs: int | None = None) -> None:
     (cache / MADE).write_text(json.dumps(made))
 
 
-def described(encoder: Path, sessions: int) -> dict[str, Any]:
+def described(encoder: Path, cache: Path) -> dict[str, Any]:
     """Everything that shapes the tokens but the voices themselves, as plain values."""
-    return {"encoder": hashlib.sha256(encoder.read_bytes()).hexdigest(), "sound": settings(sessions)}
+    sound = json.loads((cache / prepare_voices.MADE).read_text())
+    return {"encoder": hashlib.sha256(encoder.read_bytes()).hexdigest(), "sound": sound}
 
 
 def _write(cache: Path, encoder: Path, mels: Mels, jobs: int) -> None:
