@@ -115,7 +115,8 @@ def test_a_start_is_a_frame_encoder_of_the_configuration(published: Weights, tmp
     config = tmp_path / "stills.toml"
     config.write_text(
         f'seed = 1\ncache = "{tmp_path}"\ntrain = ["stills.npz"]\n[frame_encoder]\nlabels = 7\n'
-        f"appearance = 8\nmotion = 4\nflow_size = 56\nmotion_channels = [4]\ndropout = 0.1\nappearance_blocks = {NUMBER}\n"
+        "appearance = 8\nmotion = 4\nflow_size = 56\nmotion_channels = [4]\ndropout = 0.1\n"
+        f"appearance_blocks = {NUMBER}\n"
     )
     out = tmp_path / "start.safetensors"
     face_start.main(["--config", str(config), "--model", str(model), "--out", str(out)])

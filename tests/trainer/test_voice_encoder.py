@@ -1,5 +1,6 @@
 """The network that hears voices, beside Whisper as `transformers` writes it; what training and live share."""
 
+import dataclasses
 from pathlib import Path
 
 import av
@@ -101,7 +102,7 @@ def test_training_hears_a_take_as_a_stream_does(tmp_path: Path) -> None:
     assert not np.allclose(shifted[:count, :3], trained[:count, :3], atol=1e-3)  # the grid has its say
 
 
-def voices(cache: Path) -> None:
+def voices(cache: Path, varied: bool = False) -> None:
     """Three takes of one speaker in a cache, as `trainer.prepare_voices` writes it."""
     takes = []
     rng = np.random.default_rng(8)
@@ -114,7 +115,28 @@ def voices(cache: Path) -> None:
             frame.rate = 16_000
             out.mux([*stream.encode(frame), *stream.encode(None)])
         takes.append(Take(file=file, speaker="one", split="train", label="happy", corpus="own"))
-    prepare(cache, load_voices(takes, cache), sessions=2, jobs=1)
+    prepare(cache, load_voices(takes, cache), sessions=2, jobs=1, varied=varied)
+
+
+def test_varied_sessions_have_another_throat_and_tempo_and_tokens_of_their_own(tmp_path: Path) -> None:
+    bundle = load_bundle(write_bundle(tmp_path / "bundle", voice=VOICE))
+    assert bundle.voice is not None
+    cache = tmp_path / "voices"
+    cache.mkdir()
+    voices(cache)
+    make_tokens(cache, bundle.voice.encoder, jobs=1)
+    plain, spoken = open_mels(cache), open_tokens(cache)
+    plain = dataclasses.replace(plain, mel=np.array(plain.mel))
+    voices(cache, varied=True)
+    other = open_mels(cache)
+    tempo = other.speeds[1] / plain.speeds[1]
+    assert np.ptp(tempo) < 1e-6
+    assert not np.isclose(tempo[0], 1)  # one throat and tempo for a session
+    for take in range(3):
+        np.testing.assert_array_equal(other.take(0, take), plain.take(0, take))  # the recording
+        assert len(other.take(1, take)) == int(plain.bins[1, take] / tempo[take])
+    make_tokens(cache, bundle.voice.encoder, jobs=1)  # those of the other voices are no longer there
+    assert not np.array_equal(open_tokens(cache).steps, spoken.steps)
 
 
 def test_tokens_of_a_cache_are_made_once_and_anew_for_another_encoder(tmp_path: Path) -> None:
