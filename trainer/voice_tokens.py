@@ -70,7 +70,8 @@ def make_tokens(cache: Path, encoder: Path, jobs: int | None = None) -> None:
 
 def described(encoder: Path, cache: Path) -> dict[str, Any]:
     """Everything that shapes the tokens but the voices themselves, as plain values."""
-    sound = json.loads((cache / prepare_voices.MADE).read_text())
+    told = cache / prepare_voices.MADE
+    sound = json.loads(told.read_text()) if told.is_file() else None
     return {"encoder": hashlib.sha256(encoder.read_bytes()).hexdigest(), "sound": sound}
 
 
