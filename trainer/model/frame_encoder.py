@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from trainer.model.extractors import FrameExtractor
-from trainer.model.mobile_net import MobileAppearance
 
 
 class SqueezeExcite(nn.Module):
@@ -120,7 +119,6 @@ class FrameEncoder(nn.Module):
 
     extractor: gives `v` in place of an appearance encoder of our own, as wide as it is; then there are no
         `appearance_channels`. Raises ValueError where `appearance` is another width.
-    appearance_blocks: of MobileNet, in place of an encoder with `appearance_channels`.
     """
 
     def __init__(
@@ -133,7 +131,6 @@ class FrameEncoder(nn.Module):
         motion_channels: tuple[int, ...],
         dropout: float,
         appearance_channels: Sequence[int] = (),
-        appearance_blocks: int = 0,
         extractor: FrameExtractor | None = None,
     ) -> None:
         super().__init__()
@@ -141,13 +138,7 @@ class FrameEncoder(nn.Module):
             raise ValueError(
                 f"{extractor.origin} gives {extractor.width} numbers a frame, and appearance is {appearance}."
             )
-        self.appearance: nn.Module
-        if extractor is not None:
-            self.appearance = extractor
-        elif appearance_blocks:
-            self.appearance = MobileAppearance(appearance_blocks, appearance, dropout)
-        else:
-            self.appearance = AppearanceEncoder(appearance_channels, appearance, dropout)
+        self.appearance: nn.Module = extractor or AppearanceEncoder(appearance_channels, appearance, dropout)
         self.motion = MotionEncoder(motion_channels, motion, flow_size)
         self.expression = nn.Linear(appearance, labels)
 
