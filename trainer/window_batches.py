@@ -30,7 +30,6 @@ from trainer.voice_variety import Variety
 TICK_HZ, TICKS, MEL_HZ, BINS, HOP = 15, 60, 100, 400, 160
 PRIOR_S, TAU_S = 2.0, 60.0
 SHORTEST_S = 0.3
-CLEAN_SHARE = 0.3  # of varied windows: in the recording's own microphone and room, beside a fair share
 EARLY_SHARE = 0.2  # windows that may end before anybody spoke: of them the model must not be sure
 REFRESH_TICKS = 10  # ticks a clip from which its mean motion token is renewed every epoch
 Rng = np.random.Generator
@@ -74,6 +73,7 @@ class WindowSource:
 
     sets: where the voices and faces are; of several, each gives as many moving faces of a label.
     varied: every window's voice is another, as `trainer.voice_variety` draws it.
+    clean: share of windows in the recording's own microphone and room, beside a fair share of all others.
     sound: what of it windows hold, one of `engine.bundle.SOUNDS`.
     as_live: without what only makes learning harder (stripes of SpecAugment, the face of somebody else).
 
@@ -89,12 +89,13 @@ class WindowSource:
         attributes: Sequence[str] = (),
         ranges: Mapping[str, tuple[float, float]] | None = None,
         varied: bool = False,
+        clean: float = 0.0,
         sound: str = "mel",
         as_live: bool = False,
     ) -> None:
         if varied and sound != "mel":
             raise ValueError(f"voice_variety changes the log-mel: leave it out where windows take {sound}.")
-        self.varied, self.sound, self.as_live = varied, sound, as_live
+        self.varied, self.clean, self.sound, self.as_live = varied, clean, sound, as_live
         self.voices: Voices
         self.mels: Mels
         self.clips: Clips
@@ -248,13 +249,11 @@ class WindowSource:
         A take of -1 is none: the clip has no sound.
         """
         take = None if take == NO_TAKE else take
-        bands = len(self.voice_mean)
-        varied = self.varied and not calm
-        variety = voice_variety.plain(bands)
-        if varied:
-            variety = voice_variety.draw(rng, bands, seen=clip is not None)
-        clean = calm or (varied and rng.random() < CLEAN_SHARE)
-        session = 0 if clean else int(rng.integers(len(self.mels.starts)))
+        variety = voice_variety.plain(len(self.voice_mean))
+        if self.varied and not calm:
+            variety = voice_variety.draw(rng, len(self.voice_mean), seen=clip is not None)
+        plain = calm or (self.clean > 0 and rng.random() < self.clean)
+        session = 0 if plain else int(rng.integers(len(self.mels.starts)))
         speed = variety.tempo * (float(self.mels.speeds[session, take]) if take is not None else 1.0)
         length_s = self.clips.ticks[clip] / TICK_HZ / speed
         if take is not None:
