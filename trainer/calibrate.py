@@ -1,14 +1,17 @@
 """`python -m trainer.calibrate --config FILE`: one temperature a head.
 
 Fitted on dev windows drawn as live use would have them, shown on test clips that nothing was fitted on (on
-dev, where the configuration's sets have no test split). A second round that has learned from the dev speakers
-too is surer of them than of anybody else: it takes the temperatures of the first (`--temperatures`).
+dev, where the configuration's sets have no test split). Weights that have learned from the dev speakers too
+are surer of them than of anybody else: with `--halves` they are fitted on the test speakers, and each half of
+these is shown with what fits the other. Those that know the test speakers as well take the temperatures of
+such weights (`--temperatures`).
 Writes the weights with the temperatures in them; `trainer.export` carries them to the manifest.
 """
 
 import argparse
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.evidence import evidence
+from trainer.data.takes import NO_TAKE
 from trainer.export import load_network
 from trainer.labels import HEADS
 from trainer.metrics import calibration_error, unweighted_average_recall
@@ -56,18 +60,33 @@ def temperature(logits_NL: Tensor, labels_N: Tensor) -> float:
     return float(GRID[losses.argmin()])
 
 
-def fit(network: DE3, dev: WindowSource, sure_after_s: Mapping[str, float]) -> None:
-    """Set the network's temperatures, each from the windows that its head is asked about."""
+def fitted(network: DE3, dev: WindowSource, sure_after_s: Mapping[str, float]) -> Tensor:
+    """(3,) temperatures, each from windows that its head is asked about; without any, the network's own."""
+    found = network.temperatures.clone()
     drawn = [sense for sense in SHARES if dev.has(SHARES[sense])]
-    fitted = {sense: draw_logits(network, dev, 11, sense, sure_after_s) for sense in drawn}
+    windows = {sense: draw_logits(network, dev, 11, sense, sure_after_s) for sense in drawn}
     asked = {"video": ("both", "face"), "audio": ("both", "voice"), "fused": ("both", "voice", "face")}
     for head, name in enumerate(HEADS):
-        there = [fitted[sense] for sense in asked[name] if sense in fitted]
+        there = [windows[sense] for sense in asked[name] if sense in windows]
         if not there:
             continue
-        logits = torch.cat([found[:, head] for found, _ in there])
+        logits = torch.cat([each[:, head] for each, _ in there])
         labels = torch.cat([known for _, known in there])
-        network.temperatures[head] = temperature(logits, labels)
+        found[head] = temperature(logits, labels)
+    return found
+
+
+def half(source: WindowSource, part: int) -> WindowSource:
+    """Of a source every second speaker, from the first (part 0) or the second (1)."""
+    speakers = source.voices.speakers
+    own = np.isin(speakers, np.unique(speakers[np.concatenate(source.takes)])[part::2])
+    chosen = copy.copy(source)
+    chosen.takes = [takes[own[takes]] for takes in source.takes]
+    of_voice = [clips[source.clips.voices[clips] != NO_TAKE] for clips in source.of_label]
+    chosen.of_label = [clips[own[source.clips.voices[clips]]] for clips in of_voice]
+    faces = any(map(len, chosen.of_label))
+    chosen.there = np.array((faces, any(map(len, chosen.takes)), faces))
+    return chosen
 
 
 def main() -> None:
@@ -76,7 +95,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="default: runs/NAME/best.safetensors")
     parser.add_argument("--test", type=Path, help="prepared test clips; default: those of the sets")
     parser.add_argument("--out", type=Path, help="default: calibrated.safetensors beside the weights")
-    parser.add_argument("--temperatures", type=Path, help="weights of the first round, to take them from")
+    parser.add_argument("--temperatures", type=Path, help="weights to take them from")
+    parser.add_argument("--halves", action="store_true", help="fit on the test speakers, half by half")
     arguments = parser.parse_args()
     try:
         config = read_config(arguments.config, arguments.settings)
@@ -84,38 +104,53 @@ def main() -> None:
         network = load_network(config, weights)
         make_ready(config)
         sure_after_s = config.get("sure_after_s", {})
-        if arguments.temperatures is None:
-            fit(network, window_source(network, dev_sets(config), "dev", sound_kind(config)), sure_after_s)
-        else:
-            network.temperatures.copy_(read_weights(arguments.temperatures)["temperatures"])
         split = "test" if arguments.test else shown_split(config)
         sets = _test_sets(config, arguments.test, split)
         test = window_source(network, sets, split, sound_kind(config))
+        shown = [test]
+        if arguments.temperatures is not None:
+            temperatures = [read_weights(arguments.temperatures)["temperatures"]]
+        elif arguments.halves:
+            shown = [half(test, 0), half(test, 1)]
+            temperatures = [fitted(network, each, sure_after_s) for each in (*shown[::-1], test)]
+        else:
+            dev = window_source(network, dev_sets(config), "dev", sound_kind(config))
+            temperatures = [fitted(network, dev, sure_after_s)]
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{error}\n")
+    network.temperatures.copy_(temperatures[-1])
     report = {"temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True)), "split": split}
-    report |= calibration(network, test, sure_after_s)
+    report |= calibration(network, list(zip(shown, temperatures, strict=False)), sure_after_s)
     out = arguments.out or weights.with_name("calibrated.safetensors")
     save_file(load_file(weights) | {"temperatures": network.temperatures.clone()}, out)
     print(json.dumps(report, indent=1))
 
 
 def calibration(
-    network: DE3, test: WindowSource, sure_after_s: Mapping[str, float]
+    network: DE3, tests: Sequence[tuple[WindowSource, Tensor]], sure_after_s: Mapping[str, float]
 ) -> dict[str, dict[str, float]]:
-    """Calibration error and UAR by what was there and head, of what there are windows of."""
+    """Calibration error and UAR by what was there and head, of what there are windows of.
+
+    tests: speakers, and the (3,) temperatures with which they are shown.
+    """
     report = {}
     for sense in SHARES:
-        if not test.has(SHARES[sense]):
+        drawn = [
+            (*draw_logits(network, test, 12, sense, sure_after_s), temperatures)
+            for test, temperatures in tests
+            if test.has(SHARES[sense])
+        ]
+        if not drawn:
             continue
-        logits, labels = draw_logits(network, test, 12, sense, sure_after_s)
+        labels = torch.cat([known for _, known, _ in drawn]).numpy()
         for head, name in enumerate(HEADS):
             if (sense, name) in (("voice", "video"), ("face", "audio")):
                 continue
-            scores = torch.softmax(logits[:, head] / network.temperatures[head], 1).numpy()
+            shares = [torch.softmax(logits[:, head] / by[head], 1) for logits, _, by in drawn]
+            scores = torch.cat(shares).numpy()
             report[f"{sense}_{name}"] = {
-                "ece": calibration_error(scores, labels.numpy()),
-                "uar": unweighted_average_recall(labels.numpy(), scores.argmax(1)),
+                "ece": calibration_error(scores, labels),
+                "uar": unweighted_average_recall(labels, scores.argmax(1)),
             }
     return report
 
