@@ -48,6 +48,7 @@ class WindowsStage:
             attributes=self.attributes,
             ranges=config.get("attribute_ranges"),
             varied=config.get("voice_variety", False),
+            clean=config.get("clean_share", 0.0),
             sound=sound_kind(config),
         )
         self.dev = WindowSource(
