@@ -131,7 +131,7 @@ def prepare(
 ) -> None:
     """All sessions of all speakers, in parallel; the files appear complete or not at all.
 
-    waveform: keep the sound too, 115 MB an hour and session, which `varied` leaves as it is.
+    waveform: keep the sound too, 115 MB an hour and session; not of what is varied, which is log-mel alone.
     """
     pairs = [(speaker, s) for s in range(sessions) for speaker in sorted(set(voices.speakers.tolist()))]
     shape = (sessions, len(voices))
@@ -210,6 +210,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     chosen = parser.parse_args(arguments)
+    if chosen.varied and chosen.waveform:
+        parser.error("--varied changes the log-mel alone: leave out --waveform.")
     try:
         bundled = chosen.data is not None
         voices = bundled_voices(chosen.data, chosen.cache) if bundled else open_cache(chosen.cache)

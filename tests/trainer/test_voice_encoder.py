@@ -16,6 +16,7 @@ from engine.signals.voice import CHUNK, PIECE, STEP, TOKENS, VoiceEncoder, open_
 from engine.types import SECOND_NS, Block
 from engine.window import UNBOUNDED_NS, Timeline
 from tests.engine.small_bundle import VOICE, write_bundle
+from trainer import prepare_voices
 from trainer.data.sound import load_voices
 from trainer.data.takes import Take
 from trainer.prepare_voices import open_mels, prepare
@@ -118,13 +119,19 @@ def voices(cache: Path, varied: bool = False) -> None:
     prepare(cache, load_voices(takes, cache), sessions=2, jobs=1, varied=varied)
 
 
-def test_varied_sessions_have_another_throat_and_tempo_and_tokens_of_their_own(tmp_path: Path) -> None:
-    bundle = load_bundle(write_bundle(tmp_path / "bundle", voice=VOICE))
+def encoded(folder: Path) -> tuple[Path, Path]:
+    """A cache of these voices with their tokens, and the encoder that made them."""
+    bundle = load_bundle(write_bundle(folder / "bundle", voice=VOICE))
     assert bundle.voice is not None
-    cache = tmp_path / "voices"
+    cache = folder / "voices"
     cache.mkdir()
     voices(cache)
     make_tokens(cache, bundle.voice.encoder, jobs=1)
+    return cache, bundle.voice.encoder
+
+
+def test_varied_sessions_have_another_throat_and_tempo_and_tokens_of_their_own(tmp_path: Path) -> None:
+    cache, encoder = encoded(tmp_path)
     plain, spoken = open_mels(cache), open_tokens(cache)
     plain = dataclasses.replace(plain, mel=np.array(plain.mel))
     voices(cache, varied=True)
@@ -135,29 +142,30 @@ def test_varied_sessions_have_another_throat_and_tempo_and_tokens_of_their_own(t
     for take in range(3):
         np.testing.assert_array_equal(other.take(0, take), plain.take(0, take))  # the recording
         assert len(other.take(1, take)) == int(plain.bins[1, take] / tempo[take])
-    make_tokens(cache, bundle.voice.encoder, jobs=1)  # those of the other voices are no longer there
+    make_tokens(cache, encoder, jobs=1)  # those of the other voices are no longer there
     assert not np.array_equal(open_tokens(cache).steps, spoken.steps)
 
 
+def test_what_is_varied_has_no_waveform(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        prepare_voices.main(["--cache", str(tmp_path), "--varied", "--waveform"])
+    assert "--varied changes the log-mel alone" in capsys.readouterr().err
+
+
 def test_tokens_of_a_cache_are_made_once_and_anew_for_another_encoder(tmp_path: Path) -> None:
-    bundle = load_bundle(write_bundle(tmp_path / "bundle", voice=VOICE))
-    assert bundle.voice is not None
-    cache = tmp_path / "voices"
-    cache.mkdir()
-    voices(cache)
-    make_tokens(cache, bundle.voice.encoder, jobs=1)
+    cache, encoder = encoded(tmp_path)
     held = open_tokens(cache)
     assert held.starts.shape == (2, 3)
-    assert held.tokens.shape[1] == bundle.voice.width
+    assert held.tokens.shape[1] == VOICE["width"]
     rows = held.rows(0, 2)
     own: NDArray[np.float32] = held.tokens[rows].astype(np.float32)
     np.testing.assert_allclose(held.means[0, 2], own[held.voiced[rows]].mean(0), atol=1e-3)
     assert held.seconds[0, 2] == pytest.approx(held.voiced[rows].sum() * 0.04)
     before = (cache / "voice_tokens.npy").stat().st_mtime_ns
-    make_tokens(cache, bundle.voice.encoder, jobs=1)
+    make_tokens(cache, encoder, jobs=1)
     assert (cache / "voice_tokens.npy").stat().st_mtime_ns == before
     other = tmp_path / "other.onnx"
-    changed = bundle.voice.encoder.read_bytes().replace(b"voice_encoder", b"voice_decoder")
+    changed = encoder.read_bytes().replace(b"voice_encoder", b"voice_decoder")
     other.write_bytes(changed)
     make_tokens(cache, other, jobs=1)
     assert (cache / "voice_tokens.npy").stat().st_mtime_ns != before
