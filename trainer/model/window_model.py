@@ -209,8 +209,7 @@ class WindowModel(nn.Module):
         if unknown := sorted({*without} - {*PARTS} | {*trained_heads} - {*HEADS}):
             raise ValueError(f"The window model has no part or head {unknown[0]!r}.")
         self.without, self.trained_heads = frozenset(without), frozenset(trained_heads)
-        own_mean = "own_mean" not in without
-        view_dropout = dropout if view_dropout is None else view_dropout
+        own_mean, view_dropout = "own_mean" not in without, dropout if view_dropout is None else view_dropout
         ticks_T = tick_times(ticks, tick_s)
         steps_S = tick_times(mel_bins // MEL_PER_STEP, mel_s * MEL_PER_STEP)
         self.appearance_width = appearance
