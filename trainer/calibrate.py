@@ -107,20 +107,25 @@ def main() -> None:
         split = "test" if arguments.test else shown_split(config)
         sets = _test_sets(config, arguments.test, split)
         test = window_source(network, sets, split, sound_kind(config))
-        shown = [test]
-        if arguments.temperatures is not None:
-            temperatures = [read_weights(arguments.temperatures)["temperatures"]]
-        elif arguments.halves:
-            shown = [half(test, 0), half(test, 1)]
-            temperatures = [fitted(network, each, sure_after_s) for each in (*shown[::-1], test)]
+        if arguments.halves and arguments.temperatures is None:
+            halves = half(test, 0), half(test, 1)
+            temperatures = fitted(network, test, sure_after_s)
+            shown = [
+                (own, fitted(network, other, sure_after_s))
+                for own, other in zip(halves, halves[::-1], strict=True)
+            ]
         else:
-            dev = window_source(network, dev_sets(config), "dev", sound_kind(config))
-            temperatures = [fitted(network, dev, sure_after_s)]
+            if arguments.temperatures is not None:
+                temperatures = read_weights(arguments.temperatures)["temperatures"]
+            else:
+                dev = window_source(network, dev_sets(config), "dev", sound_kind(config))
+                temperatures = fitted(network, dev, sure_after_s)
+            shown = [(test, temperatures)]
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{error}\n")
-    network.temperatures.copy_(temperatures[-1])
+    network.temperatures.copy_(temperatures)
     report = {"temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True)), "split": split}
-    report |= calibration(network, list(zip(shown, temperatures, strict=False)), sure_after_s)
+    report |= calibration(network, shown, sure_after_s)
     out = arguments.out or weights.with_name("calibrated.safetensors")
     save_file(load_file(weights) | {"temperatures": network.temperatures.clone()}, out)
     print(json.dumps(report, indent=1))

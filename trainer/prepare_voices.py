@@ -99,7 +99,8 @@ def _session(cache: Path, waveform: bool, varied: bool, speaker: str, session: i
     conditions = microphones.draw(rng)
     waves = [voices.take(int(i)) for i in takes]
     usual_db = float(np.median([active_level_db(w) for w in waves]))
-    throat = voice_variety.draw(rng, MelParams().bands, seen=False)
+    bands = MelParams().bands
+    throat = voice_variety.draw(rng, bands, seen=False) if varied else voice_variety.plain(bands)
     results = []
     for index, wave in zip(takes, waves, strict=True):
         speed = 1.0
@@ -113,7 +114,7 @@ def _session(cache: Path, waveform: bool, varied: bool, speaker: str, session: i
         if session:
             mel = shift_formants(mel, conditions.formants)
         if session and varied:
-            words = voice_variety.draw(rng, MelParams().bands, seen=False)
+            words = voice_variety.draw(rng, bands, seen=False)
             others = {name: getattr(words, name) for name in ("reordered", "revowelled", "swayed")}
             mel, speed = replace(throat, **others).heard(mel, rng), speed * throat.tempo
         kept = hops(frames, MelParams())[: None if waveform else 0].astype(np.float16)
