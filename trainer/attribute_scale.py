@@ -6,6 +6,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.clip_tokens import Clips
+from trainer.data.sound import Voices
+
 Ranges = Mapping[str, Sequence[float]]
 """From where to where an attribute is rated, where that is not -1 to 1."""
 
@@ -41,3 +44,20 @@ def scaled(
             )
         columns[:, place] = column
     return columns
+
+
+def rated(
+    voices: Voices, clips: Clips, wanted: Sequence[str], ranges: Ranges
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(takes, A) and (clips, A) float32: attributes of voices and of moving faces, as `scaled`.
+
+    Raises ValueError as `scaled`, and where nobody rated an attribute.
+    """
+    has = sorted({*voices.attribute_names.tolist(), *clips.attribute_names.tolist()})
+    for name in wanted:
+        if name not in has:
+            raise ValueError(f"The voices have no attribute {name!r}; they have {', '.join(has) or 'none'}.")
+    return (
+        scaled(voices.attribute_names.tolist(), voices.attributes, wanted, ranges),
+        scaled(clips.attribute_names.tolist(), clips.attributes, wanted, ranges),
+    )

@@ -9,7 +9,6 @@ Writes the weights with the temperatures in them; `trainer.export` carries them 
 """
 
 import argparse
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +22,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.evidence import evidence
-from trainer.data.takes import NO_TAKE
 from trainer.export import load_network
 from trainer.labels import HEADS
 from trainer.metrics import calibration_error, unweighted_average_recall
@@ -76,19 +74,6 @@ def fitted(network: DE3, dev: WindowSource, sure_after_s: Mapping[str, float]) -
     return found
 
 
-def half(source: WindowSource, part: int) -> WindowSource:
-    """Of a source every second speaker, from the first (part 0) or the second (1)."""
-    speakers = source.voices.speakers
-    own = np.isin(speakers, np.unique(speakers[np.concatenate(source.takes)])[part::2])
-    chosen = copy.copy(source)
-    chosen.takes = [takes[own[takes]] for takes in source.takes]
-    of_voice = [clips[source.clips.voices[clips] != NO_TAKE] for clips in source.of_label]
-    chosen.of_label = [clips[own[source.clips.voices[clips]]] for clips in of_voice]
-    faces = any(map(len, chosen.of_label))
-    chosen.there = np.array((faces, any(map(len, chosen.takes)), faces))
-    return chosen
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m trainer.calibrate", description=__doc__.splitlines()[0])
     add_config(parser, "the configuration that trained the weights")
@@ -108,11 +93,13 @@ def main() -> None:
         sets = _test_sets(config, arguments.test, split)
         test = window_source(network, sets, split, sound_kind(config))
         if arguments.halves and arguments.temperatures is None:
-            halves = half(test, 0), half(test, 1)
+            halves = [
+                window_source(network, sets, split, sound_kind(config), own) for own in two_halves(test)
+            ]
             temperatures = fitted(network, test, sure_after_s)
             shown = [
                 (own, fitted(network, other, sure_after_s))
-                for own, other in zip(halves, halves[::-1], strict=True)
+                for own, other in zip(halves, reversed(halves), strict=True)
             ]
         else:
             if arguments.temperatures is not None:
@@ -166,9 +153,19 @@ def _test_sets(config: dict[str, Any], named: Path | None, split: str) -> list[S
     return [SetFolders(Path(config["cache"]), (named,))]
 
 
-def window_source(network: DE3, sets: list[SetFolders], split: str, sound: str) -> WindowSource:
+def two_halves(source: WindowSource) -> tuple[list[str], list[str]]:
+    """Its speakers, every second one."""
+    speakers = np.unique(source.voices.speakers[np.concatenate(source.takes)]).tolist()
+    return speakers[::2], speakers[1::2]
+
+
+def window_source(
+    network: DE3, sets: list[SetFolders], split: str, sound: str, speakers: Sequence[str] | None = None
+) -> WindowSource:
     """Windows of one split of these sets, with the baselines that the network starts from."""
-    source = WindowSource(sets=sets, splits=(split,), shares=(1, 0, 0), sound=sound, as_live=True)
+    source = WindowSource(
+        sets=sets, splits=(split,), shares=(1, 0, 0), speakers=speakers, sound=sound, as_live=True
+    )
     source.voice_mean, source.face_mean = network.voice_mean.numpy(), network.face_mean.numpy()
     if not len(source.clips.labels):  # sound alone: nothing says how wide a face's token is
         source.clips = replace(

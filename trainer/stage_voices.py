@@ -45,13 +45,14 @@ class VoicesStage:
                 sets=voice_sets(config),
                 splits=splits,
                 shares=(0.0, 1.0, 0.0),
+                speakers=speakers,
                 attributes=self.attributes,
                 ranges=config.get("attribute_ranges"),
                 varied=config.get("voice_variety", False),
                 clean=config.get("clean_share", 0.0),
                 sound=sound_kind(config),
             )
-            for splits in (tuple(config["splits"]), ("dev",))
+            for splits, speakers in ((tuple(config["splits"]), config.get("speakers")), (("dev",), None))
         )
         self.dev.voice_mean = self.train.voice_mean
         for source in (self.train, self.dev):

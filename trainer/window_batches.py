@@ -16,7 +16,7 @@ from torch import nn
 from engine.signals.sound import MelParams
 from engine.signals.voice import LOG_MEL, STEP
 from trainer import voice_variety
-from trainer.attribute_scale import scaled
+from trainer.attribute_scale import rated
 from trainer.clip_tokens import Clips
 from trainer.data.sound import Voices
 from trainer.data.takes import NO_LABEL, NO_TAKE
@@ -72,6 +72,8 @@ class WindowSource:
     """Draws windows of one split. Owns the mean motion token of every clip, renewed by the stage.
 
     sets: where the voices and faces are; of several, each gives as many moving faces of a label.
+    speakers: whom voices and moving faces are of, among those of the splits; without it all. A moving face is of
+        the speaker whose voice it has.
     varied: every window's voice is another, as `trainer.voice_variety` draws it.
     clean: share of windows in the recording's own microphone and room, beside a fair share of all others.
     sound: what of it windows hold, one of `engine.bundle.SOUNDS`.
@@ -86,6 +88,7 @@ class WindowSource:
         sets: Sequence[SetFolders],
         splits: tuple[str, ...],
         shares: Shares,
+        speakers: Sequence[str] | None = None,
         attributes: Sequence[str] = (),
         ranges: Mapping[str, tuple[float, float]] | None = None,
         varied: bool = False,
@@ -103,13 +106,17 @@ class WindowSource:
         self.shares = shares
         self.clip_v = self.clips.mean_v()
         self.clip_o: Float32 = np.zeros((len(self.clips.labels), 0), np.float32)
-        chosen = np.isin(self.voices.splits, splits)
+        chosen, own = np.isin(self.voices.splits, splits), np.ones(len(self.clips.labels), bool)
+        if speakers is not None:
+            theirs = np.isin(self.voices.speakers, speakers)
+            chosen, own = chosen & theirs, self.clips.voices != NO_TAKE
+            own[own] = theirs[self.clips.voices[own]]
         self.takes = [np.flatnonzero(chosen & (self.voices.labels == i)) for i in range(len(LABELS))]
-        self.of_label = [np.flatnonzero(self.clips.labels == i) for i in range(len(LABELS))]
-        self.attributes, self.clip_attributes = self._attributes(attributes, ranges or {})
-        rated = ~np.isnan(self.attributes).all(1)
-        self.unlabelled = np.flatnonzero(chosen & (self.voices.labels == NO_LABEL) & rated)
-        self.unlabelled_clips = np.flatnonzero((self.clips.labels == NO_LABEL) & (len(attributes) > 0))
+        self.of_label = [np.flatnonzero(own & (self.clips.labels == i)) for i in range(len(LABELS))]
+        self.attributes, self.clip_attributes = rated(self.voices, self.clips, attributes, ranges or {})
+        known = ~np.isnan(self.attributes).all(1)
+        self.unlabelled = np.flatnonzero(chosen & (self.voices.labels == NO_LABEL) & known)
+        self.unlabelled_clips = np.flatnonzero(own & (self.clips.labels == NO_LABEL) & (len(attributes) > 0))
         faces = any(map(len, (*self.of_label, self.unlabelled_clips)))
         self.there = np.array((faces, any(map(len, (*self.takes, self.unlabelled))), faces))
         self.members = {
@@ -159,8 +166,8 @@ class WindowSource:
             speakers = len(np.unique(voices.speakers[own & used]))
             left = f", {(own & ~used).sum()} left out" if (own & ~used).any() else ""
             lines.append(f"{corpus}: {(own & used).sum()} voices of {speakers} speakers{left}")
-        if len(self.clips.labels):
-            lines.append(f"{len(self.clips.labels)} moving faces")
+        if faces := sum(map(len, (*self.of_label, self.unlabelled_clips))):
+            lines.append(f"{faces} moving faces")
         return "\n".join(lines)
 
     def clip_mean(self) -> Float32:
@@ -213,22 +220,6 @@ class WindowSource:
             there.append(NO_LABEL)
         return there[int(rng.integers(len(there)))]
 
-    def _attributes(
-        self, wanted: Sequence[str], ranges: Mapping[str, tuple[float, float]]
-    ) -> tuple[Float32, Float32]:
-        """(takes, A) and (clips, A) float32, -1..1, NaN where not known. Raises ValueError as `scaled`."""
-        voices, clips = self.voices, self.clips
-        has = sorted({*voices.attribute_names.tolist(), *clips.attribute_names.tolist()})
-        for name in wanted:
-            if name not in has:
-                raise ValueError(
-                    f"The voices have no attribute {name!r}; they have {', '.join(has) or 'none'}."
-                )
-        return (
-            scaled(voices.attribute_names.tolist(), voices.attributes, wanted, ranges),
-            scaled(clips.attribute_names.tolist(), clips.attributes, wanted, ranges),
-        )
-
     def _onset_s(self, take: int) -> float:
         """When somebody begins to speak in a take; a window that ends before tells nothing of its label."""
         return float(np.argmax(voiced(self.mels.take(0, take)))) / MEL_HZ
@@ -263,8 +254,8 @@ class WindowSource:
         # The larger of two draws: a live window mostly is a full one.
         end_s = float(length_s if calm else rng.uniform(begin_s + SHORTEST_S, length_s + 0.3, 2).max())
         known = take if take is not None else int(self.clips.voices[clip])
-        rated = self.attributes[known] if known != NO_TAKE else self.clip_attributes[clip]
-        row = {"labels": np.int64(label), "attributes": rated}
+        ratings = self.attributes[known] if known != NO_TAKE else self.clip_attributes[clip]
+        row = {"labels": np.int64(label), "attributes": ratings}
         row |= self._picture(rng, clip, end_s, speed, calm)
         if self.tokens is None:
             return row | self._sound(rng, take, session, variety, end_s, calm)

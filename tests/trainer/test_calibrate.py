@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tests.trainer.small_windows import windows_config, write_data
 from trainer import calibrate
-from trainer.calibrate import calibration, draw_logits, half, window_source
+from trainer.calibrate import calibration, draw_logits, two_halves, window_source
 from trainer.export import load_network
 from trainer.metrics import calibration_error
 from trainer.set_union import SetFolders
@@ -34,7 +34,7 @@ def test_halves_share_no_speaker_and_are_shown_with_their_own_temperatures(data:
     network = load_network(windows_config(data), data / "run" / "best.safetensors")
     folders = [SetFolders(data / "voices", (data / "train", data / "dev"))]
     whole = window_source(network, folders, "test", "mel")
-    halves = [half(whole, 0), half(whole, 1)]
+    halves = [window_source(network, folders, "test", "mel", own) for own in two_halves(whole)]
     for name in ("takes", "of_label"):
         for label in range(7):
             parts = [set(getattr(each, name)[label].tolist()) for each in halves]

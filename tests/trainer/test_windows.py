@@ -12,7 +12,7 @@ from engine.backends.onnx import OnnxBackend
 from engine.baseline import SlowMean
 from engine.bundle import load_bundle
 from engine.leaning import LeaningParams
-from trainer.data.takes import NO_LABEL
+from trainer.data.takes import NO_LABEL, NO_TAKE
 from trainer.export import export, load_network
 from trainer.lost_parts import cover
 from trainer.model.frame_encoder import FrameEncoder
@@ -88,6 +88,24 @@ def test_it_says_what_it_learns_from_and_what_is_left_out(data: Path) -> None:
     left = (columns["splits"] != "train").sum()
     assert less != everything
     assert f"{left} left out" in less
+
+
+def test_only_those_who_are_named_are_seen_and_heard(data: Path) -> None:
+    """Their faces are those that speak with their voices; what a clip without sound is of nobody knows."""
+    clips = data / "train" / "clips.npz"
+    with np.load(clips) as index:
+        told = dict(index)
+    told["voices"][:7] = NO_TAKE
+    np.savez(clips, **told)
+    folders = [SetFolders(data / "voices", (data / "train", data / "dev"))]
+    every, left_out = ("train", "dev"), "ravdess: 14 voices of 1 speakers, 14 left out"
+    for name, faces in (("ravdess/02", 7), ("ravdess/13", 14)):
+        made = WindowSource(sets=folders, splits=every, shares=(1, 0, 0), speakers=[name])
+        assert made.described() == f"{left_out}\n{faces} moving faces"
+        drawn = np.concatenate(made.takes), made.clips.voices[np.concatenate(made.of_label)]
+        assert all((made.voices.speakers[takes] == name).all() for takes in drawn)
+    nobody = WindowSource(sets=folders, splits=every, shares=(1, 0, 0), speakers=["ravdess/99"])
+    assert not nobody.has((1, 1, 1))
 
 
 def test_the_same_seed_draws_the_same_windows(data: Path) -> None:
