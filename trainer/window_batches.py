@@ -72,8 +72,8 @@ class WindowSource:
     """Draws windows of one split. Owns the mean motion token of every clip, renewed by the stage.
 
     sets: where the voices and faces are; of several, each gives as many moving faces of a label.
-    speakers: whom voices and moving faces are of, among those of the splits; without it all. A moving face is of
-        the speaker whose voice it has.
+    speakers: whom voices and moving faces are of, among those of the splits; without it all. A moving face is
+        of the speaker whose voice it has.
     varied: every window's voice is another, as `trainer.voice_variety` draws it.
     clean: share of windows in the recording's own microphone and room, beside a fair share of all others.
     sound: what of it windows hold, one of `engine.bundle.SOUNDS`.
