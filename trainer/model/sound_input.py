@@ -125,8 +125,10 @@ class TokenSound(nn.Module):
         if self.own_mean:
             x_BSK = x_BSK - baseline_BK[:, None]
         bins_BSPF = x_BSK[..., self.said :].unflatten(2, (MEL_PER_STEP, -1))
-        bins_BSPF = torch.where(heard_BSP[..., None], bins_BSPF, torch.zeros((), device=x_BSK.device))
-        x_BSD = self.token(torch.cat((x_BSK[..., : self.said], bins_BSPF.flatten(2)), 2))
+        bins_BSPF = bins_BSPF * heard_BSP[..., None].to(x_BSK.dtype)
+        of_said, of_bins = self.token.weight.split((self.said, x_BSK.shape[2] - self.said), 1)
+        x_BSD = F.linear(x_BSK[..., : self.said], of_said, self.token.bias)
+        x_BSD = x_BSD + F.linear(bins_BSPF.flatten(2), of_bins)
         return self.dropout(masked(x_BSD, mask_BS)), mask_BS
 
 
