@@ -62,7 +62,9 @@ class ClipPlan:
 class SetRequest:
     """What a set is made from; the same request gives the same clips.
 
+    split: of the stills, and of the voices where no speakers are named.
     face_model: YuNet's file, if it is to find the faces of the stills; else the package's finder does.
+    speakers: whose voices; of any split.
     """
 
     root: str
@@ -72,6 +74,7 @@ class SetRequest:
     clips: int
     seed: int
     face_model: Path | None = None
+    speakers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,10 +85,17 @@ class StoredClip:
     meta: dict[str, Any]
 
 
-def voices_of(root: Path, split: str) -> list[Take]:
-    """The takes of one split whose sound may move a face: RAVDESS speech and nEMO."""
+def voices_of(root: Path, split: str, speakers: Sequence[str] = ()) -> list[Take]:
+    """The takes of one split, or of speakers, whose sound may move a face: RAVDESS speech and nEMO.
+
+    Raises ValueError where there is none of a speaker.
+    """
     takes = ravdess.list_takes(root / "ravdess") + nemo.list_takes(root / "nemo")
-    return [take for take in takes if take.split == split]
+    if not speakers:
+        return [take for take in takes if take.split == split]
+    if missing := sorted({*speakers} - {take.speaker for take in takes}):
+        raise ValueError(f"There is no voice of {missing[0]}.")
+    return [take for take in takes if take.speaker in speakers]
 
 
 def plan_clips(bank: Bank, voices: list[Take], clips: int, rng: np.random.Generator) -> list[ClipPlan]:
@@ -167,7 +177,7 @@ class _Maker:
         self.request = request
         finder = load_finder(request.face_model, offline=True)[0]
         self.bank = borrowed_faces.load(root, "train" if training else "dev", Path(request.cache), finder)
-        self.voices = voices_of(root, request.split)
+        self.voices = voices_of(root, request.split, request.speakers)
         self.library = MotionLibrary.load(root, TRAIN_ACTORS if training else HELD_ACTORS)
         self.plans = plan_clips(
             self.bank, self.voices, request.clips, np.random.default_rng([request.seed, 0])
@@ -297,6 +307,9 @@ def write_set(request: SetRequest, jobs: int, progress: Progress) -> None:
         "finder": finder.digest,
         "code": code[:16],
     }
+    if request.speakers:
+        wanted["speakers"] = [*request.speakers]
+        voices_of(Path(request.root), request.split, request.speakers)
     described = out / "set.json"
     if described.is_file() and json.loads(described.read_text()) != wanted:
         raise ValueError(
@@ -333,6 +346,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
     parser.add_argument("--cache", type=Path, help="folder for the found face points (default: beside --out)")
     parser.add_argument("--split", choices=("train", "dev", "test"), default="train")
+    parser.add_argument(
+        "--speakers", nargs="+", default=(), metavar="NAME", help="whose voices, such as ravdess/11"
+    )
     parser.add_argument("--clips", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
@@ -347,6 +363,7 @@ def main(arguments: list[str] | None = None) -> None:
         clips=chosen.clips,
         seed=chosen.seed,
         face_model=chosen.face_model,
+        speakers=tuple(chosen.speakers),
     )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:

@@ -1,7 +1,9 @@
 """`python -m trainer.mean --weights FILE=SHARE ... --out FILE`: the weighted mean of networks of one form.
 
-Files as `trainer.start.read_weights` takes them, shares as `1/2`, `3/16` or `0.25`, together 1. It knows
-nothing of what the networks do. Data leaves as one file of weights, which `start_weights` may name.
+Files as `trainer.start.read_weights` takes them, shares as `1/2`, `3/16` or `0.25`, together 1. With
+`--voice FILE` that network's sound branch is in the place of their own, as one that went on with more
+speakers. It knows nothing of what the networks do. Data leaves as one file of weights, which `start_weights`
+may name.
 """
 
 import argparse
@@ -12,8 +14,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer.start import read_weights
+from trainer.start import SOUND_PARTS, read_weights
 
+VOICE = ("voice_mean", *(f"window_model.{part}." for part in SOUND_PARTS))
+"""How the names of what hears begin: the sound branch, and the mean voice from which a stream starts."""
 NEAR = Fraction(1, 1_000_000)
 """How far from 1 shares written as decimals may be together."""
 
@@ -41,6 +45,14 @@ def mean(shares: Sequence[tuple[Path, Fraction]]) -> dict[str, Tensor]:
     return result
 
 
+def with_voice(weights: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The weights with what hears taken from a file. Raises ValueError where there is no such in it."""
+    theirs = {name: value for name, value in read_weights(file).items() if name.startswith(VOICE)}
+    if not theirs:
+        raise ValueError(f"{file} holds no sound branch.")
+    return {name: value for name, value in weights.items() if not name.startswith(VOICE)} | theirs
+
+
 def _share(text: str) -> tuple[Path, Fraction]:
     file, _, share = text.rpartition("=")
     try:
@@ -52,10 +64,13 @@ def _share(text: str) -> tuple[Path, Fraction]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m trainer.mean", description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=_share, nargs="+", required=True, metavar="FILE=SHARE")
+    parser.add_argument("--voice", type=Path, metavar="FILE", help="weights whose sound branch is taken")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors")
     chosen = parser.parse_args(arguments)
     try:
         weights = mean(chosen.weights)
+        if chosen.voice is not None:
+            weights = with_voice(weights, chosen.voice)
     except ValueError as error:
         parser.exit(2, f"{error}\n")
     chosen.out.parent.mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,10 @@ class VoicesStage:
                 clean=config.get("clean_share", 0.0),
                 sound=sound_kind(config),
             )
-            for splits, speakers in ((tuple(config["splits"]), config.get("speakers")), (("dev",), None))
+            for splits, speakers in (
+                (tuple(config["splits"]), config.get("speakers") or None),
+                (("dev",), None),
+            )
         )
         self.dev.voice_mean = self.train.voice_mean
         for source in (self.train, self.dev):

@@ -45,7 +45,7 @@ class WindowsStage:
             sets=training_sets(config),
             splits=tuple(config["splits"]),
             shares=tuple(config["shares"]),
-            speakers=config.get("speakers"),
+            speakers=config.get("speakers") or None,
             attributes=self.attributes,
             ranges=config.get("attribute_ranges"),
             varied=config.get("voice_variety", False),

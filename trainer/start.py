@@ -23,17 +23,8 @@ AFTERWARDS = ("smoothing_s", "sure_after_s", "leaning")
 """What the engine does with what the heads say, as far as the configuration asks for it."""
 KEPT = ("lead", "attribute_ranges", *AFTERWARDS)
 """What a bundle says beside its network that a configuration which starts from it goes on with."""
-VOICE_EXPRESSION = {
-    "sound_in": "sound_in",
-    "sound_encoder": "sound_encoder",
-    "pools.1": "pool",
-    "heads.1": "head",
-}
-"""Parts of a network of voice tokens, and what they are in one that asks it."""
-OPTIONAL = (
-    "window_model.attribute_heads.", "window_model.still_expression.", "window_model.voice_expression.",
-)  # fmt: skip
-"""A network with continuous attributes, or that asks the stills or the voices, may start from one without."""
+OPTIONAL = ("window_model.attribute_heads.", "window_model.still_expression.")
+"""A network with continuous attributes, or that asks the stills, may start from one without."""
 
 
 def add_config(parser: argparse.ArgumentParser, what: str) -> None:
@@ -96,7 +87,6 @@ def start(network: DE3, config: dict[str, Any]) -> None:
 
     frame_encoder_weights: the frame encoder, alone in its file or in a whole network. start_bundle (a
     folder), start_weights (a file): the whole network. voice_weights: the sound branch of a whole network.
-    voice_expression_weights: what is asked about the voice alone, from a network of voice tokens.
 
     Raises ValueError where a file is missing or does not fit, and says what in it does not.
     """
@@ -117,12 +107,6 @@ def start(network: DE3, config: dict[str, Any]) -> None:
                 found = _under(weights, part)
                 if found or not part.startswith("attribute"):
                     fill(own, found, file)
-    if "voice_expression_weights" in config:
-        file = Path(config["voice_expression_weights"])
-        weights = _under(read_weights(file), "window_model")
-        for theirs, own in VOICE_EXPRESSION.items():
-            part = network.window_model.get_submodule("voice_expression").get_submodule(own)
-            fill(part, _under(weights, theirs), file)
 
 
 def start_encoder(encoder: FrameEncoder, file: Path) -> None:

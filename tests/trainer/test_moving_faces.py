@@ -290,6 +290,13 @@ def test_a_set_is_balanced_resumed_and_read_back(small_data: Path, tmp_path: Pat
     a_step(tmp_path, [takes[name] for name in sorted({stored.meta["voice"] for stored in clips})])
 
 
+def test_faces_may_speak_with_the_voices_of_named_speakers(small_data: Path) -> None:
+    named = ["nemo/WR0", "ravdess/13"]
+    assert {take.speaker for take in clip_sets.voices_of(small_data, "train", named)} == {*named}
+    with pytest.raises(ValueError, match="There is no voice of ravdess/99"):
+        clip_sets.voices_of(small_data, "train", [*named, "ravdess/99"])
+
+
 def a_step(folder: Path, takes: list[Take]) -> None:
     """Tokens of the moving faces in `folder/set`, and a step of the windows stage with these voices."""
     torch.manual_seed(0)

@@ -14,10 +14,8 @@ from tests.engine.small_bundle import VOICE, voice_graph, voice_weights
 from tests.trainer.small_windows import WINDOW_MODEL, windows_config, write_data
 from trainer.export import export, load_network
 from trainer.model.sound_input import TokenSound
-from trainer.model.window_model import WindowModel
 from trainer.prepared_sets import make_ready
 from trainer.set_union import SetFolders, tokens_of
-from trainer.stage_voices import voice_outputs
 from trainer.start import read_config
 from trainer.train import train
 from trainer.window_batches import WindowSource
@@ -113,53 +111,3 @@ def test_it_learns_and_its_bundle_scores(config: dict[str, Any], run: Path, tmp_
     again = read_config(file)
     assert Path(again["voice_encoder"]) == tmp_path / "voice_encoder.onnx"
     assert again["window_model"]["voice_token"] == WIDTH
-
-
-def test_the_log_mel_in_tokens_is_the_log_mel(config: dict[str, Any], run: Path) -> None:
-    """A network of log-mel says the same of a window's tokens, but for what the voices' network adds."""
-    torch.manual_seed(3)
-    sizes = WINDOW_MODEL | {"sound_channels": (4, 6, 8)}
-    plain = WindowModel(**sizes).eval()
-    asking = WindowModel(**sizes, voice_token=WIDTH).eval()
-    asking.load_state_dict(plain.state_dict() | {
-        name: value for name, value in asking.state_dict().items() if "voice_expression" in name
-    })  # fmt: skip
-    mel, said = torch.randn(2, 400, 64) - 5, torch.randn(2, 100, 3)
-    tokens = torch.cat((said, mel.unflatten(1, (100, 4)).flatten(2) / 3), 2)
-    base = torch.randn(2, 64) - 5
-    baseline = torch.cat((torch.zeros(2, 3), base.repeat(1, 4) / 3), 1)
-    seen, heard = torch.rand(2, 60) < 0.7, torch.rand(2, 400) < 0.8
-    faces = (torch.randn(2, 60, 12), torch.randn(2, 60, 6), seen, torch.randn(2, 18), torch.rand(2))
-    trust = torch.rand(2)
-    with torch.inference_mode():
-        logits = plain(*faces, mel, heard, base, trust)[0]
-        asked = asking(*faces, tokens, heard, baseline, trust)[0]
-        expression = asking.voice_expression(tokens, heard, baseline, trust)
-        blind = (*faces[:2], torch.zeros_like(seen), *faces[3:], tokens, heard, baseline, trust)
-        alone = asking(*blind)[0]
-    torch.testing.assert_close(asked[:, :2], logits[:, :2], atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(asked[:, 2], logits[:, 2], atol=1e-3)
-    agreed = torch.sqrt(torch.softmax(alone[:, 1], 1) * torch.softmax(expression, 1))
-    torch.testing.assert_close(torch.softmax(alone[:, 2], 1), agreed / agreed.sum(1, keepdim=True))
-
-
-def test_what_is_asked_comes_from_a_network_of_tokens(
-    config: dict[str, Any], run: Path, tmp_path: Path
-) -> None:
-    alone = config | {"stage": "voices", "epochs": 1}
-    train(alone, tmp_path / "alone")
-    hearer = load_network(alone, tmp_path / "alone" / "best.safetensors")
-    asking = config | {
-        "window_model": WINDOW_MODEL | {"voice_token": WIDTH}, "epochs": 1,
-        "voice_expression_weights": str(tmp_path / "alone" / "best.safetensors"),
-    }  # fmt: skip
-    train(asking, tmp_path / "asking")
-    network = load_network(asking, tmp_path / "asking" / "best.safetensors")
-    (batch,) = source(config).calm_batches(np.random.default_rng(0), [(1, None, 1), (4, None, 4)], 2)
-    given = [
-        torch.from_numpy(each)
-        for each in (batch.sound, batch.audio_mask, batch.voice_baseline, batch.voice_weight)
-    ]
-    with torch.inference_mode():
-        said = network.window_model.voice_expression(*given)
-    torch.testing.assert_close(said, voice_outputs(hearer, batch)[0])

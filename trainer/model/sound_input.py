@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.signals.voice import LOG_MEL
 from trainer.model.conformer import ChannelDropout, absence, masked, masked_mean, silenced
 from trainer.model.extractors import SoundExtractor
 
@@ -130,37 +129,3 @@ class TokenSound(nn.Module):
         x_BSD = F.linear(x_BSK[..., : self.said], of_said, self.token.bias)
         x_BSD = x_BSD + F.linear(bins_BSPF.flatten(2), of_bins)
         return self.dropout(masked(x_BSD, mask_BS)), mask_BS
-
-
-class VoiceExpression(nn.Module):
-    """What a network that learned from voice tokens alone says of a window's voice.
-
-    Nothing here learns in a windows stage: `trainer.start` copies it from a network of the voices stage.
-    """
-
-    def __init__(
-        self, token: int, bands: int, width: int, labels: int, encoder: nn.Module, pool: nn.Module
-    ) -> None:
-        super().__init__()
-        self.sound_in = TokenSound(token, bands, width, 0.0)
-        self.sound_encoder, self.pool = encoder, pool
-        self.head = nn.Sequential(nn.LayerNorm(3 * width), nn.Dropout(0.0), nn.Linear(3 * width, labels))
-        self.requires_grad_(False)
-
-    def forward(self, tokens_BSK: Tensor, mask_BM: Tensor, baseline_BK: Tensor, weight_B: Tensor) -> Tensor:
-        """Logits (B, L)."""
-        x_BSD, mask_BS = self.sound_in(tokens_BSK, mask_BM, baseline_BK, weight_B)
-        logits: Tensor = self.head(self.pool(self.sound_encoder(x_BSD, mask_BS), mask_BS))
-        return logits
-
-
-def mel_of(tokens_BSK: Tensor, bands: int) -> Tensor:
-    """The log-mel in voice tokens: (B, S, K) to (B, 4 S, F)."""
-    return (
-        tokens_BSK[..., -MEL_PER_STEP * bands :].unflatten(2, (MEL_PER_STEP, bands)).flatten(1, 2) * LOG_MEL
-    )
-
-
-def mel_baseline_of(baseline_BK: Tensor, bands: int) -> Tensor:
-    """That in their slow mean: (B, K) to (B, F)."""
-    return baseline_BK[:, -MEL_PER_STEP * bands :].unflatten(1, (MEL_PER_STEP, bands)).mean(1) * LOG_MEL

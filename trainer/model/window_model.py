@@ -32,9 +32,6 @@ from trainer.model.sound_input import (
     ExtractedSound,
     SoundInput,
     TokenSound,
-    VoiceExpression,
-    mel_baseline_of,
-    mel_of,
 )
 
 PARTS = ("flow", "pairwise_fusion", "ife", "own_mean")
@@ -167,9 +164,7 @@ class WindowModel(nn.Module):
     view_dropout: share of windows that lose the token, its distance from the window's mean, or from the
         baseline, so that none of the three is relied on alone; without it, `dropout`.
     trained_heads: those that learn; the fused output is the product of what these say (see `_weights`).
-    voice_token: width of a voice token: `sound` is (B, S, voice_token), and so is the voice's baseline. With
-        `sound_channels` beside it the encoder hears the log-mel in the tokens, and what a network of tokens
-        says alone (`VoiceExpression`, of `voice_blocks`) has half of the voice's own say in the fused answer.
+    voice_token: width of a voice token: `sound` is (B, S, voice_token), and so is the voice's baseline.
     extractor: what `sound` goes through, the waveform (B, 160 M) at 16 kHz. Without either it is log-mel
         (B, M, F), and goes through convolutions of `sound_channels`.
     still_expression: what stills taught the frame encoder has a say in the fused output, as much as the
@@ -197,7 +192,6 @@ class WindowModel(nn.Module):
         mel_s: float = 0.01,
         bands: int = 64,
         voice_token: int = 0,
-        voice_blocks: int = 1,
         view_dropout: float | None = None,
         without: Sequence[str] = (),
         trained_heads: Sequence[str] = HEADS,
@@ -214,7 +208,6 @@ class WindowModel(nn.Module):
         steps_S = tick_times(mel_bins // MEL_PER_STEP, mel_s * MEL_PER_STEP)
         self.appearance_width = appearance
         self.appearance_in = VideoInput(appearance, width, view_dropout, own_mean)
-        self.bands, self.mel_in_tokens = bands, bool(voice_token and sound_channels)
         self.sound_in = _sound_input(voice_token, sound_channels, extractor, bands, width, dropout, own_mean)
         common = {"width": width, "heads": heads, "kernel": kernel, "dropout": dropout}
         self.appearance_encoder = Conformer(blocks=blocks, times=ticks_T, **common)
@@ -234,10 +227,6 @@ class WindowModel(nn.Module):
         self.heads = _heads(3 * width, 2 * dropout, labels)
         self.attribute_heads = _heads(3 * width, 2 * dropout, attributes) if attributes else None
         self.still_expression = StillExpression(appearance, labels, own_mean) if still_expression else None
-        self.voice_expression = None
-        if self.mel_in_tokens:
-            own = Conformer(blocks=voice_blocks, times=steps_S, **common)
-            self.voice_expression = VoiceExpression(voice_token, bands, width, labels, own, Pooling(width))
 
     def forward(
         self,
@@ -263,8 +252,7 @@ class WindowModel(nn.Module):
             m = self.motion_encoder(self.motion_in(o, video_mask, face_o, face_weight), video_mask)
             fused = "pairwise_fusion" not in self.without
             video = self.pairwise_fusion(video, m, video_mask) if fused else (video + m) / 2
-        said = sound
-        heard, sound_mask = self._heard(sound, audio_mask, voice_baseline, voice_weight)
+        heard, sound_mask = self.sound_in(sound, audio_mask, voice_baseline, voice_weight)
         sound = self.sound_encoder(heard, sound_mask)
         if "ife" in self.without:
             video_up, sound_up = video, sound
@@ -288,24 +276,15 @@ class WindowModel(nn.Module):
             alone = (self.pools[0](video, video_mask), self.pools[1](sound, sound_mask))
             weights = self._weights(video_mask, sound_mask, logits.dtype)
             evidence = F.log_softmax(torch.cat((_answers(self.heads, alone), logits[:, 2:]), 1), 2)
-            for place, asked, given in (
-                (0, self.still_expression, (v, video_mask, face_v, face_weight)),
-                (1, self.voice_expression, (said, audio_mask, voice_baseline, voice_weight)),
-            ):
-                evidence = evidence if asked is None else _agreed(evidence, place, asked(*given))
+            if self.still_expression is not None:
+                still = self.still_expression(v, video_mask, face_v, face_weight)
+                evidence = _agreed(evidence, still)
             logits = self._fused(logits, evidence, weights)
             if values is not None:
                 own = torch.tanh(_answers(rate, alone))
                 total = (torch.cat((own, values[:, 2:]), 1) * weights).sum(1, keepdim=True)
                 values = torch.cat((values[:, :2], total / weights.sum(1, keepdim=True).clamp(min=0.5)), 1)
         return (logits, attention_video, attention_audio, *([] if values is None else [values]))
-
-    def _heard(self, sound: Tensor, mask: Tensor, baseline: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The sound encoder's input and its mask."""
-        if self.mel_in_tokens:
-            sound, baseline = mel_of(sound, self.bands), mel_baseline_of(baseline, self.bands)
-        heard: tuple[Tensor, Tensor] = self.sound_in(sound, mask, baseline, weight)
-        return heard
 
     def _fused(self, logits_B3L: Tensor, evidence_B3L: Tensor, weights_B31: Tensor) -> Tensor:
         """The logits with the product of the evidence (logarithms of probabilities) as fused answer."""
@@ -335,11 +314,10 @@ class WindowModel(nn.Module):
         return weights_B3[..., None]
 
 
-def _agreed(evidence_B3L: Tensor, place: int, logits_BL: Tensor) -> Tensor:
-    """The evidence, at one place the mean of what is there and of what another says of the same sense."""
-    other = F.log_softmax(logits_BL, 1)[:, None]
-    mean = (evidence_B3L[:, place : place + 1] + other) / 2
-    return torch.cat((evidence_B3L[:, :place], mean, evidence_B3L[:, place + 1 :]), 1)
+def _agreed(evidence_B3L: Tensor, still_BL: Tensor) -> Tensor:
+    """The evidence, of the face alone the mean of what moves and of what the still shows."""
+    face_B1L = (evidence_B3L[:, :1] + F.log_softmax(still_BL, 1)[:, None]) / 2
+    return torch.cat((face_B1L, evidence_B3L[:, 1:]), 1)
 
 
 def _sound_input(
@@ -351,7 +329,7 @@ def _sound_input(
     dropout: float,
     own_mean: bool,
 ) -> nn.Module:
-    if voice_token and not channels:
+    if voice_token:
         return TokenSound(voice_token, bands, width, dropout, own_mean)
     if extractor is not None:
         return ExtractedSound(extractor, bands, width, dropout, own_mean)
