@@ -206,8 +206,13 @@ class _Run:
         return False
 
     def end(self, kinds: tuple[str, ...]) -> None:
-        """Say where the end is, and hand over what still waits."""
+        """Say where the end is, and hand over what still waits.
+
+        What was counted goes first: the recogniser may be done with all of it, and the run be over, before
+        this worker comes to its own end.
+        """
         self.announce()
+        self.edge.give(self.stats)
         last_ns = self._last_ns if self.end_ns is None else min(self._last_ns, self.end_ns)
         self._send(End(kinds, last_ns))
         while self.out.waiting:
