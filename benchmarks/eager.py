@@ -20,9 +20,8 @@ from engine.backends.base import Answers, Arrays, HostBackend, as_answers
 from engine.backends.device_flow import find_flow
 from engine.bundle import MANIFEST, Bundle
 from engine.signals.sound import LogMel
-from engine.signals.voice import AHEAD, open_voice_encoder
-from engine.types import Bool, Face, Float32
-from engine.voice_lane import VoiceLane
+from engine.signals.voice import chunks, open_voice_encoder
+from engine.types import Face, Float32
 from engine.window import Window
 
 GPU_BATCH = 512
@@ -143,14 +142,9 @@ def window_sound(bundle: Bundle, mel: Float32) -> dict[str, Float32]:
     """What a window of this log-mel, (M, F), holds of its sound, by the names of `engine.window.Window`."""
     held = {"mel": mel}
     if bundle.voice is not None:
-        lane = VoiceLane(open_voice_encoder(bundle.voice.encoder, bundle.digest))
-
-        def read(start: int, end: int) -> tuple[Float32, Bool]:
-            bins = np.arange(start, end)
-            there = (bins >= 0) & (bins < len(mel))
-            return np.where(there[:, None], mel[np.clip(bins, 0, len(mel) - 1)], np.float32(0)), there
-
-        held["voice_tokens"] = lane.tokens(0, len(mel), len(mel) + AHEAD, read)
+        encoder = open_voice_encoder(bundle.voice.encoder, bundle.digest)
+        tokens = encoder.encode(*chunks(mel))
+        held["voice_tokens"] = tokens.reshape(-1, encoder.width)
     return held
 
 

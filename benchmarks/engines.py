@@ -7,6 +7,7 @@ knows nothing of measuring. Data leaves it as open back ends.
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from engine.backends.card import CardBackend
 from engine.backends.onnx import available_providers, without_cuda
 from engine.bundle import Bundle
 from engine.errors import BackendError
-from engine.types import Face
+from engine.signals.voice import TOKENS, VoiceEncoder
+from engine.types import Face, Float32
 from engine.window import Window
 
 TORCH, ANEW, NOTHING = "torch", "anew", "nothing"
@@ -52,6 +54,10 @@ class NothingBackend:
 
     def __init__(self, bundle: Bundle) -> None:
         self._heads, self._sizes = len(bundle.heads), (len(bundle.labels), len(bundle.attributes))
+        self.voice: VoiceEncoder | None = None
+        if bundle.voice is not None:
+            said = bundle.voice.said
+            self.voice = VoiceEncoder(partial(_nothing, said), bundle.mel.bands, said)
 
     def observe(self, slots: Sequence[int], ticks: Sequence[int], faces: Sequence[Face]) -> None:
         """See `Backend`."""
@@ -62,6 +68,10 @@ class NothingBackend:
 
     def reset(self, slot: int, *, keep_baseline: bool = False) -> None:
         """See `Backend`."""
+
+
+def _nothing(said: int, heard: Float32) -> Float32:
+    return np.zeros((len(heard), TOKENS, said), np.float32)
 
 
 def names() -> tuple[str, ...]:

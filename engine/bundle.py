@@ -106,9 +106,11 @@ class FaceGraphs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoiceGraph:
-    """The network that hears voices (see `engine.signals.voice`), and the width of its tokens."""
+    """The network that hears voices (see `engine.signals.voice`), the numbers that it says a token, and the
+    width of a token, the log-mel beside them."""
 
     encoder: Path
+    said: int
     width: int
 
 
@@ -207,7 +209,7 @@ def _parse(folder: Path, digest: str, manifest: JsonMap) -> Bundle:
     labels, heads = _words(manifest["labels"]), _words(manifest["heads"])
     temperatures = {head: float(manifest["temperatures"][head]) for head in heads}
     mel = MelParams(**manifest["mel"])
-    voice = _voice(folder, manifest) if manifest.get("sound") == "voice_tokens" else None
+    voice = _voice(folder, manifest, mel.bands) if manifest.get("sound") == "voice_tokens" else None
     tokens = TokenSpec(**_each(int, manifest["tokens"]))
     crop = manifest["crop"]
     bundle = Bundle(
@@ -295,9 +297,10 @@ def _faces(folder: Path, faces: JsonMap, files: JsonMap) -> FaceGraphs:
     )
 
 
-def _voice(folder: Path, manifest: JsonMap) -> VoiceGraph:
+def _voice(folder: Path, manifest: JsonMap, bands: int) -> VoiceGraph:
     voice = manifest["voice"]
-    return VoiceGraph(encoder=folder / _plain(voice["encoder"], manifest["files"]), width=int(voice["width"]))
+    encoder, width = folder / _plain(voice["encoder"], manifest["files"]), int(voice["width"])
+    return VoiceGraph(encoder=encoder, said=width - STEP * bands, width=width)
 
 
 def _window(window: JsonMap) -> WindowSpec:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from engine.errors import BundleError
 from engine.graph import Port, read_ports
 from engine.signals.face_networks import CROP, LEVELS, ROW
-from engine.signals.voice import PIECE, STEP, TOKENS
+from engine.signals.voice import PIECE, TOKENS
 
 if TYPE_CHECKING:
     from engine.bundle import Bundle, FaceGraphs
@@ -51,7 +51,7 @@ def expected_ports(bundle: "Bundle") -> list[Graph]:
         graphs += _face_ports(bundle.faces)
     if bundle.voice is not None:
         bands = bundle.mel.bands
-        given = {"tokens": _floats(TOKENS, bundle.voice.width - STEP * bands)}
+        given = {"tokens": _floats(TOKENS, bundle.voice.said)}
         graphs.append((bundle.voice.encoder, {"mel": _floats(PIECE, bands)}, given))
     return graphs
 

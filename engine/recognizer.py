@@ -74,7 +74,7 @@ class Recognizer:
 
     @property
     def counts(self) -> Counter[str]:
-        """What was late or lost, by cause (see `engine.lanes`)."""
+        """What was late or lost, by cause (see `engine.video_lane`, `engine.sound_lane`)."""
         return self._stream.counts
 
     @property

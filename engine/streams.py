@@ -18,12 +18,13 @@ from engine.backends.base import Answers
 from engine.bundle import Bundle, load_bundle
 from engine.errors import BackendError
 from engine.evidence import evidence
-from engine.lanes import Released
 from engine.leaning import Leaning
 from engine.plans.store import too_few
 from engine.probabilities import log_softmax, softmax
+from engine.signals.voice import MEMORY
 from engine.smoothing import Smoothing
 from engine.types import SECOND_NS, Block, Face, Float32, Observation, Scores
+from engine.video_lane import Released
 from engine.window import Timeline, Window, hear
 
 
@@ -41,8 +42,10 @@ class Recognition:
         self._slots = 0
 
     def warm_up(self) -> None:
-        """Run both graphs once on nothing: an engine's first call takes longer than those that follow."""
-        size = self.bundle.crop.size
+        """Run every graph once on nothing: an engine's first call takes longer than those that follow."""
+        size, voice = self.bundle.crop.size, self.backend.voice
+        if voice is not None:
+            voice.encode(np.zeros((1, MEMORY, voice.bands), np.float32), np.ones((1, MEMORY), np.bool_))
         grey = np.zeros((size, size), dtype=np.uint8)
         face = Face(crop=grey, previous=grey, gap_ns=0, box=(0, 0, 1, 1), confidence=0, track=0)
         stream = Stream(self)
@@ -82,7 +85,7 @@ class Recognition:
         """The scores of several streams (none twice), each up to its own end in ns, in one batch."""
         if not due:
             return []
-        hear(stream.timeline for stream, _ in due)
+        hear((stream.timeline, end_ns) for stream, end_ns in due)
         cut = [(stream, *stream.timeline.window(end_ns)) for stream, end_ns in due]
         for stream, _, window in cut:
             stream.follow(window.track)
@@ -173,6 +176,7 @@ class Stream:
             has_video=has_video,
             has_audio=has_audio,
             beside=beside.timeline if beside else None,
+            voice=recognition.backend.voice,
         )
         self.slot = recognition.take_slot()
         self.track = -1
@@ -192,7 +196,7 @@ class Stream:
 
     @property
     def counts(self) -> Counter[str]:
-        """What was late or lost, by cause (see `engine.lanes`)."""
+        """What was late or lost, by cause (see `engine.video_lane`, `engine.sound_lane`)."""
         return self.timeline.counts
 
     def beside(self, track: int) -> "Stream":

@@ -12,8 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine.bundle import Bundle
-from engine.lanes import UNBOUNDED_NS, Place, Released, SoundLane, VideoLane, take_sound
+from engine.grid import UNBOUNDED_NS
+from engine.signals.voice import VoiceEncoder
+from engine.sound_lane import SoundLane
+from engine.sound_lane import hear as hear_lanes
 from engine.types import Block, Bool, Float32, Observation
+from engine.video_lane import Place, Released, VideoLane
 
 __all__ = ["UNBOUNDED_NS", "Timeline", "Window", "hear"]
 
@@ -69,8 +73,11 @@ class Timeline:
     beside: the timeline of another face of the same camera, which takes the sound for both; windows of both
     are asked for in one order of ends. Sound, voice's mean and counts are shared.
 
+    voice: what encodes the voice, where the bundle has such a network (None: ONNX Runtime on this thread).
+
     Faces that a call returns are to be handed to a back end's `observe` before the next `score`; each tick
-    is returned once, ever. `counts` holds what was lost or late, by cause (see `engine.lanes`).
+    is returned once, ever. `counts` holds what was lost or late, by cause (see `engine.video_lane` and
+    `engine.sound_lane`).
     """
 
     def __init__(
@@ -81,13 +88,14 @@ class Timeline:
         has_video: bool = True,
         has_audio: bool = True,
         beside: "Timeline | None" = None,
+        voice: VoiceEncoder | None = None,
     ) -> None:
         self.counts: Counter[str] = beside.counts if beside else Counter()
         self._window = bundle.window
         self._has = (has_video, has_audio)
         self._last_end = 0
         self._video = VideoLane(bundle, epoch_ns, self.counts)
-        self._sound: SoundLane = beside._sound if beside else SoundLane(bundle, epoch_ns, self.counts)
+        self._sound: SoundLane = beside._sound if beside else SoundLane(bundle, epoch_ns, self.counts, voice)
         self._shares_sound = beside is not None
         self.clear(epoch_ns)
 
@@ -181,7 +189,7 @@ class Timeline:
             self._sound.advance(UNBOUNDED_NS)
 
 
-def hear(timelines: Iterable[Timeline]) -> None:
-    """Several timelines of one bundle are about to be asked for windows: their sound becomes bins together,
-    which is cheaper than one by one and the same to the last bit."""
-    take_sound(timeline._sound for timeline in timelines)
+def hear(due: Iterable[tuple[Timeline, int]]) -> None:
+    """Timelines of one bundle are about to be asked for windows, each for one that ends there (ns): their
+    sound is heard together, which is cheaper than one by one."""
+    hear_lanes((line._sound, line._sound.grid.cell(line.floor_ns(end_ns))) for line, end_ns in due)

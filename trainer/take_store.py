@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-import engine.lanes
+import engine.grid
 import engine.picture
 import engine.signals.align
 import engine.signals.face
@@ -27,6 +27,8 @@ import engine.signals.finder
 import engine.signals.sight
 import engine.signals.sound
 import engine.signals.yunet
+import engine.sound_lane
+import engine.video_lane
 import engine.window
 import trainer.data.clips
 from engine.bundle import Bundle
@@ -49,7 +51,9 @@ CODE: tuple[ModuleType, ...] = (
     engine.signals.sight,
     engine.signals.face,
     engine.signals.sound,
-    engine.lanes,
+    engine.grid,
+    engine.video_lane,
+    engine.sound_lane,
     engine.window,
 )
 """What a take goes through; their constants are settings too."""

@@ -19,11 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.signals.sound import MelParams, filterbank
-from engine.signals.voice import AHEAD, CHUNK, PIECE, STEP, pieces
+from engine.signals.voice import AHEAD, CHUNK, PIECE, STEP, chunks, pieces
 from trainer.data.sound import Voices, open_cache
 from trainer.graph_files import ROUNDED_FROM, write_graph
 from trainer.prepare_voices import Mels, open_mels
-from trainer.voice_tokens import chunks
 
 WIDTH, HEADS, BANDS = 384, 6, 80
 """Of Whisper tiny."""
@@ -150,7 +149,7 @@ def fit_scale(network: WhisperStart, mels: Mels, takes: NDArray[np.int64], rng: 
     rows = []
     for take in rng.choice(takes, min(HEARD_TAKES, len(takes)), replace=False):
         session = int(rng.integers(len(mels.starts)))
-        mel, mask = chunks(mels.take(session, int(take)), 0)
+        mel, mask = chunks(mels.take(session, int(take)))
         rows.append(network.features(torch.from_numpy(pieces(mel, mask))).flatten(0, 1))
     deviation, mean = torch.std_mean(torch.cat(rows), 0)
     network.mean.copy_(mean)

@@ -19,7 +19,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from rich.progress import track
 
-from engine.signals.voice import AHEAD, CHUNK, MEMORY, STEP, VoiceEncoder, steps_voiced
+from engine.signals.voice import CHUNK, STEP, chunks, read_voice_encoder, steps_voiced
 from trainer import prepare_voices
 from trainer.prepare_voices import Mels, open_mels, voiced
 from trainer.work_pool import run_in_order
@@ -78,7 +78,7 @@ def described(encoder: Path, cache: Path) -> dict[str, Any]:
 def _write(cache: Path, encoder: Path, mels: Mels, jobs: int) -> None:
     steps = -(-mels.bins // STEP)
     starts = np.cumsum(np.append(0, steps.ravel()))[:-1].reshape(steps.shape)
-    width = VoiceEncoder(encoder.read_bytes()).width
+    width = read_voice_encoder(encoder.read_bytes()).width
     means = np.zeros((*steps.shape, width), np.float32)
     seconds, spoken = np.zeros(steps.shape, np.float32), np.zeros(int(steps.sum()), np.bool_)
     part = cache / "voice_tokens.part.npy"
@@ -107,12 +107,12 @@ def _encoded(
     cache: Path, file: Path, session: int, takes: Sequence[int]
 ) -> list[tuple[NDArray[np.float16], NDArray[np.bool_]]]:
     """Tokens of takes, each beginning anywhere in a chunk, and which of them are voiced."""
-    encoder, mels = VoiceEncoder(file.read_bytes()), open_mels(cache)
+    encoder, mels = read_voice_encoder(file.read_bytes()), open_mels(cache)
     found = []
     for take in takes:
         mel = mels.take(session, int(take))
         lead = STEP * int(np.random.default_rng([session, int(take)]).integers(CHUNK // STEP))
-        tokens = encoder.encode_all(*chunks(mel, lead)).reshape(-1, encoder.width)
+        tokens = encoder.encode(*chunks(*_after(lead, mel))).reshape(-1, encoder.width)
         count = -(-len(mel) // STEP)
         speaks = np.zeros(count * STEP, np.bool_)
         speaks[: len(mel)] = voiced(mel)
@@ -121,16 +121,6 @@ def _encoded(
     return found
 
 
-def chunks(mel: NDArray[np.float32], lead: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Of a whole take what `engine.signals.voice` hears chunk by chunk: (N, MEMORY, F) and (N, MEMORY).
-
-    lead: bins, a multiple of a step, by which the take begins after a chunk does.
-    """
-    count = -(-(lead + len(mel)) // CHUNK)
-    before = MEMORY - CHUNK - AHEAD
-    first = before + lead
-    padded = np.zeros((before + count * CHUNK + AHEAD, mel.shape[1]), np.float32)
-    heard = np.zeros(len(padded), np.bool_)
-    padded[first : first + len(mel)], heard[first : first + len(mel)] = mel, True
-    rows = np.arange(count)[:, None] * CHUNK + np.arange(MEMORY)
-    return padded[rows], heard[rows]
+def _after(lead: int, mel: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """A take that begins so many bins after a chunk does."""
+    return np.pad(mel, ((lead, 0), (0, 0))), np.arange(lead + len(mel)) >= lead

@@ -17,6 +17,7 @@ from engine.baseline import SlowMean
 from engine.bundle import Bundle, WindowSpec
 from engine.errors import BackendError
 from engine.signals.flow import Flow
+from engine.signals.voice import VoiceEncoder, open_voice_encoder
 from engine.types import Bool, Face, Float32
 from engine.window import Window
 
@@ -46,6 +47,11 @@ class Backend(Protocol):
     @property
     def tracks(self) -> int | None:
         """See above."""
+        ...
+
+    @property
+    def voice(self) -> VoiceEncoder | None:
+        """What makes voice tokens of sound, run by this engine; None where the bundle takes none."""
         ...
 
     def observe(self, slots: Sequence[int], ticks: Sequence[int], faces: Sequence[Face]) -> None:
@@ -130,6 +136,12 @@ class HostBackend:
         self._bundle = bundle
         self._flow = Flow(bundle.flow)
         self._slots: dict[int, Slot] = {}
+
+    @property
+    def voice(self) -> VoiceEncoder | None:
+        """See `Backend`; by ONNX Runtime, whatever runs the two graphs."""
+        bundle = self._bundle
+        return None if bundle.voice is None else open_voice_encoder(bundle.voice.encoder, bundle.digest)
 
     def encode(self, crop: Float32, flow: Float32) -> tuple[Float32, Float32]:
         """See `GraphBackend`."""

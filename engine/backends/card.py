@@ -2,7 +2,7 @@
 
 All tokens lie in one array of rings on the card. The encoder's tokens are put there, and the window model
 gathers its windows from it. Of a face's slow mean the host keeps the seconds only: what each tick weighs goes
-along with the windows, and the mean is folded on the card. How a batch gets onto the card and through the two
+along with the windows, and the mean is folded on the card. How a batch gets onto the card and through the
 programs is the engine's own part, the methods that raise NotImplementedError. `engine.backends.base` says how
 data leaves it.
 """
@@ -31,6 +31,7 @@ from engine.bundle import Bundle
 from engine.errors import BackendError
 from engine.plans.store import PlanKey, too_few
 from engine.signals.flow import Flow
+from engine.signals.voice import VoiceEncoder
 from engine.types import Face, Float32, UInt8
 from engine.window import Window
 
@@ -72,6 +73,12 @@ class CardBackend:
     def tracks(self) -> int:
         """See `Backend`."""
         return self._largest
+
+    @property
+    def voice(self) -> VoiceEncoder | None:
+        """See `Backend`; on the card, its answers on the host, as the voice's slow mean is there."""
+        voice = self._bundle.voice
+        return None if voice is None else VoiceEncoder(self._said, self._bundle.mel.bands, voice.said)
 
     def observe(self, slots: Sequence[int], ticks: Sequence[int], faces: Sequence[Face]) -> None:
         """See `Backend`. Returns before the card is done."""
@@ -133,6 +140,10 @@ class CardBackend:
         card."""
         raise NotImplementedError
 
+    def _said_of(self, heard: Float32) -> Float32:
+        """What the voice encoder says of a batch, see `engine.signals.voice.Network`."""
+        raise NotImplementedError
+
     def _restart(self, slot: int) -> None:
         """Let a slot's slow mean be the bundle's again."""
         raise NotImplementedError
@@ -179,6 +190,10 @@ class CardBackend:
             "previous": np.stack([face.previous for face in faces]),
             "gap_ns": np.array([face.gap_ns for face in faces], dtype=np.int64),
         }
+
+    def _said(self, heard: Float32) -> Float32:
+        with self._current():
+            return np.concatenate([self._said_of(heard[span]) for span in self._spans(len(heard))])
 
     def _score(self, slots: Sequence[int], windows: Sequence[Window]) -> Answers:
         ticks = self._bundle.window.ticks

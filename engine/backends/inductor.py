@@ -21,10 +21,9 @@ from engine.backends.layout import Field
 from engine.backends.torch_device import Tensor, TorchDevice
 from engine.bundle import Bundle
 from engine.errors import BackendError
-from engine.plans.store import PlanKey, find_plan, plan_folder, read_plan, refuse_waveforms
+from engine.plans.store import PlanKey, find_plan, part_names, plan_folder, read_plan, refuse_waveforms
+from engine.signals.voice import PIECE
 from engine.types import Float32, UInt8
-
-PARTS = ("encoder", "score")
 
 
 def encoder_fields(bundle: Bundle) -> tuple[Field, ...]:
@@ -55,6 +54,11 @@ def window_fields(bundle: Bundle) -> tuple[Field, ...]:
     )
 
 
+def voice_fields(bundle: Bundle) -> tuple[Field, ...]:
+    """What the voice encoder's program takes; it gives what it says of each."""
+    return (Field("mel", (PIECE, bundle.mel.bands), np.dtype(np.float32)),)
+
+
 INTO = Field("into", (), np.dtype(np.int64))
 """Which row of the rings, or of the means, a row of the batch is written to."""
 
@@ -75,10 +79,11 @@ def open_plan(
     bundle: Bundle, key: PlanKey, parts: Mapping[str, bytes], device: TorchDevice
 ) -> "InductorBackend":
     """The back end on a plan's parts. Raises BackendError."""
-    if missing := sorted(set(PARTS) - set(parts)):
+    names = part_names(bundle)
+    if missing := sorted(set(names) - set(parts)):
         raise BackendError(f"The plan has no {missing[0]}: build it anew with {REBUILD}.")
     with device.current():
-        programs = {name: load(device, name, parts[name]) for name in PARTS}
+        programs = {name: load(device, name, parts[name]) for name in names}
         flow = find_flow(bundle.flow, bundle.crop.size, key.largest_batch)
     return InductorBackend(bundle, key, programs, device, flow)
 
@@ -111,6 +116,8 @@ class InductorBackend(CardBackend):
             self._device.wait()
             self._encoder.close()
             self._window_model.close()
+            if self._voice is not None:
+                self._voice.close()
             self._programs.clear()
             del self._rings, self._means, self._flows
             self._device_flow = None
@@ -135,6 +142,11 @@ class InductorBackend(CardBackend):
         self._window_model.run({**values, "into": np.array(slots, dtype=np.int64)})
         return [self._window_model.fetched(name, len(slots)) for name in self._fetched]
 
+    def _said_of(self, heard: Float32) -> Float32:
+        assert self._voice is not None
+        self._voice.run({"mel": heard})
+        return self._voice.fetched("tokens", len(heard))
+
     def _restart(self, slot: int) -> None:
         self._means[slot].copy_(self._start)
 
@@ -157,6 +169,9 @@ class InductorBackend(CardBackend):
         self._encoder = Part(device, (*brought, INTO), largest, self._ask_tokens, spare)
         spare = {"into": largest}
         self._window_model = Part(device, (*self._windows, INTO), largest, self._ask_scores, spare)
+        self._voice: Part | None = None
+        if bundle.voice is not None:
+            self._voice = Part(device, voice_fields(bundle), largest, self._ask_voice)
         self._rings.zero_()  # making the parts ready has written to them
         self._means.copy_(self._start.expand_as(self._means))
         device.wait()
@@ -175,3 +190,7 @@ class InductorBackend(CardBackend):
         *found, mean = self._programs["score"](self._rings[:-1], self._means[:-1], *brought)
         self._means.index_copy_(0, given["into"], mean)
         return dict(zip(self._fetched, found, strict=True))
+
+    def _ask_voice(self, batch: int, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        (tokens,) = self._programs["voice"](given["mel"])
+        return {"tokens": tokens}

@@ -1,8 +1,8 @@
 """ONNX Runtime: on the CPU the default engine, one thread, which sleeps when there is nothing to do; or with
 its CUDA provider on an NVIDIA card, where that is installed.
 
-With a card the two graphs run there and all else stays as it is: tokens on the host, flow by OpenCV, inputs
-copied over for each batch. It knows nothing but the two graphs of a bundle. `engine.backends.base` says how
+With a card the graphs run there and all else stays as it is: tokens on the host, flow by OpenCV, inputs
+copied over for each batch. It knows nothing but the graphs of a bundle. `engine.backends.base` says how
 data leaves it.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 from engine.backends.base import Answers, Arrays, HostBackend, as_answers
 from engine.bundle import Bundle
 from engine.errors import BackendError
+from engine.signals.voice import VoiceEncoder, session_encoder
 from engine.types import Float32
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -42,7 +43,7 @@ class OnnxBackend(HostBackend):
 
 
 class OnnxCudaBackend(OnnxBackend):
-    """Both graphs in ONNX Runtime's CUDA provider, fp32 in fp32.
+    """All graphs in ONNX Runtime's CUDA provider, fp32 in fp32.
 
     Raises BackendError where ONNX Runtime has no such provider, or quietly fell back to the processor.
     """
@@ -55,9 +56,19 @@ class OnnxCudaBackend(OnnxBackend):
         if (why := without_cuda(available_providers())) is not None:
             raise BackendError(why)
         super().__init__(bundle)
-        for session in (self._encoder, self._window_model):
+        sessions = [self._encoder, self._window_model]
+        self._voice: VoiceEncoder | None = None
+        if bundle.voice is not None:
+            sessions.append(open_session(bundle.voice.encoder, self.providers))
+            self._voice = session_encoder(sessions[-1])
+        for session in sessions:
             if (why := fallen_back(session.get_providers())) is not None:
                 raise BackendError(why)
+
+    @property
+    def voice(self) -> VoiceEncoder | None:
+        """See `Backend`; on the card, too."""
+        return self._voice
 
 
 def available_providers() -> list[str]:

@@ -22,8 +22,21 @@ from engine.backends.layout import MIB
 from engine.backends.tensorrt_parts import REBUILD, Library, Part, Wiring
 from engine.bundle import Bundle
 from engine.errors import BackendError
-from engine.plans.store import Machine, Plan, find_plan, plan_folder, read_plan, refuse_waveforms
+from engine.plans.store import (
+    ENCODER,
+    SCORE,
+    VOICE,
+    Machine,
+    Plan,
+    find_plan,
+    part_names,
+    plan_folder,
+    read_plan,
+    refuse_waveforms,
+)
 from engine.types import Float32, UInt8
+
+WORDS = {ENCODER: "encoder", SCORE: "window model", VOICE: "voice encoder"}
 
 
 def machine(library: Library, device: Device) -> Machine:
@@ -82,6 +95,8 @@ class TensorRtBackend(CardBackend):
             self._device.wait()
             self._encoder.close()
             self._window_model.close()
+            if self._voice is not None:
+                self._voice.close()
             self._device_flow = None
         self._device.close()
 
@@ -101,6 +116,11 @@ class TensorRtBackend(CardBackend):
         self._spread(self._window_model.address("mean"), self._state, slots)
         return [self._window_model.fetched(name, len(slots)) for name in self._fetched]
 
+    def _said_of(self, heard: Float32) -> Float32:
+        assert self._voice is not None
+        self._voice.run(len(heard), {"mel": heard})
+        return self._voice.fetched("tokens", len(heard))
+
     def _restart(self, slot: int) -> None:
         self._device.copy(self._state + slot * self.row_bytes, self._start, self.row_bytes)
 
@@ -111,11 +131,11 @@ class TensorRtBackend(CardBackend):
 
     def _open(self, plan: Plan, library: Library) -> None:
         bundle, device, largest = self._bundle, self._device, self._largest
-        if missing := sorted({"encoder", "score"} - set(plan.parts)):
+        names = part_names(bundle)
+        if missing := sorted(set(names) - set(plan.parts)):
             raise BackendError(f"The plan has no {missing[0]}: build it anew with {REBUILD}.")
-        encoder = library.load("encoder", plan.parts["encoder"])
-        score = library.load("window model", plan.parts["score"])
-        scratch = max(int(encoder.device_memory_size_v2), int(score.device_memory_size_v2))
+        engines = {name: library.load(WORDS[name], plan.parts[name]) for name in names}
+        scratch = max(int(engine.device_memory_size_v2) for engine in engines.values())
         rings = largest * (self._ring + 1) * self.row_bytes
         if (free := device.free_bytes()) < scratch + rings:
             raise BackendError(
@@ -130,10 +150,14 @@ class TensorRtBackend(CardBackend):
             self._restart(slot)
         device.wait()
         memory = device.allocate(scratch)
-        self._encoder = Part(device, library, encoder, largest, memory, self._encoder_wiring())
+        self._encoder = Part(device, library, engines[ENCODER], largest, memory, self._encoder_wiring())
         resident = {"ring": self._tokens, "state": self._state}
         wiring = Wiring(resident=resident, fetched=self._fetched)
-        self._window_model = Part(device, library, score, largest, memory, wiring)
+        self._window_model = Part(device, library, engines[SCORE], largest, memory, wiring)
+        self._voice: Part | None = None
+        if VOICE in engines:
+            wiring = Wiring(resident={}, fetched=("tokens",))
+            self._voice = Part(device, library, engines[VOICE], largest, memory, wiring)
 
     def _encoder_wiring(self) -> Wiring:
         if self._device_flow is None:

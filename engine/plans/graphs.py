@@ -1,8 +1,9 @@
-"""The two graphs that a plan is built from: the bundle's, with what a GPU needs put before and after them.
+"""The graphs that a plan is built from: the bundle's, with what a GPU needs put before and after them.
 
 `encoder_graph`: crops as bytes in, one token a frame (appearance and motion side by side) out.
 `score_graph`: the rings of all tracks and where to read them in, logits out; it gathers a window's tokens,
 hides what is masked, and folds new ticks into the face's slow mean, so that tokens never leave the device.
+`voice_graph`: the voice encoder as it is, where the bundle has one.
 Bundles are read, nothing is run; an ONNX model leaves. The names of inputs and outputs are those of the
 constants here, and the back end's.
 """
@@ -16,20 +17,20 @@ from onnx import TensorProto, helper, numpy_helper
 from engine.bundle import Bundle
 from engine.errors import BackendError
 from engine.plans.precision import cast, opset
-
-ENCODER, SCORE = "encoder", "score"
-PARTS = (ENCODER, SCORE)
-"""What a plan consists of."""
+from engine.plans.store import ENCODER, SCORE, VOICE
 
 IR_VERSION, LEAST_OPSET = 8, 13
 
 
 def part_graphs(bundle: Bundle, precision: str, slots: int) -> dict[str, onnx.ModelProto]:
-    """Both graphs of a plan by their names in `PARTS`, for rings of `slots` tracks.
+    """The graphs of a plan by their names (`engine.plans.store.part_names`), for rings of `slots` tracks.
 
     Raises BackendError where a graph is too old or cannot be cast, ValueError for an unknown precision.
     """
-    return {ENCODER: encoder_graph(bundle, precision), SCORE: score_graph(bundle, precision, slots)}
+    graphs = {ENCODER: encoder_graph(bundle, precision), SCORE: score_graph(bundle, precision, slots)}
+    if bundle.voice is not None:
+        graphs[VOICE] = voice_graph(bundle.voice.encoder, precision)
+    return graphs
 
 
 def encoder_graph(bundle: Bundle, precision: str) -> onnx.ModelProto:
@@ -90,6 +91,14 @@ def score_graph(bundle: Bundle, precision: str, slots: int) -> onnx.ModelProto:
     for output in graph.output:
         _with_batch(output, "B")
     return _checked(model, bundle.window_model)
+
+
+def voice_graph(encoder: Path, precision: str) -> onnx.ModelProto:
+    """mel (N, PIECE, F) float32 -> tokens (N, TOKENS, W) float32, see `engine.signals.voice.Network`."""
+    model = cast(_only(_read(encoder), ["tokens"]), precision)
+    for value in (*model.graph.input, *model.graph.output):
+        _with_batch(value, "N")
+    return _checked(model, encoder)
 
 
 def _gather_and_fold() -> list[onnx.NodeProto]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import onnx
 
-from engine.backends.inductor import encoder_fields, window_fields
+from engine.backends.inductor import encoder_fields, voice_fields, window_fields
 from engine.backends.inductor_parts import Program
 from engine.backends.layout import Field
 from engine.backends.torch_device import INSTALL, Tensor, TorchDevice, first_line
@@ -38,11 +38,13 @@ class Exporter:
         self._device, self._largest = device, largest
         self._resident: dict[str, dict[str, tuple[int, int]]] = {
             "encoder": {},
+            "voice": {},
             "score": {"ring": (largest * bundle.window.ring_ticks, width), "state": (largest, width)},
         }
         self._fields: dict[str, Sequence[Field]] = {
             "encoder": encoder_fields(bundle),
             "score": window_fields(bundle),
+            "voice": voice_fields(bundle),
         }
 
     def program(self, name: str, graph: onnx.ModelProto) -> Program:

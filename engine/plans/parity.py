@@ -15,6 +15,7 @@ from engine.backends.onnx import OnnxBackend
 from engine.bundle import Bundle
 from engine.errors import BackendError
 from engine.probabilities import softmax
+from engine.signals.voice import LOG_MEL, STEP, VoiceEncoder, chunks
 from engine.types import Float32
 
 PROBABILITY_LIMITS = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 1e-2}
@@ -29,17 +30,19 @@ class Agreement:
 
     cosine: the least between tokens. windows: the largest difference of probabilities (or attributes) on the
     sample windows. frames: the same on windows that are made of the back end's own tokens of the sample
-    crops.
+    crops. voices: the same, of the back end's own voice tokens of the sample windows' sound; 0 where the
+    bundle takes none.
     """
 
     cosine: float
     windows: float
     frames: float
+    voices: float
 
     def __str__(self) -> str:
         return (
             f"tokens' cosine {self.cosine:.6f}, probabilities within {self.windows:.1e} on sample windows, "
-            f"{self.frames:.1e} from sample crops to scores"
+            f"{self.frames:.1e} from sample crops to scores, {self.voices:.1e} from their sound"
         )
 
 
@@ -57,10 +60,12 @@ def agreement(backend: GraphBackend, bundle: Bundle) -> Agreement:
     reference = OnnxBackend(bundle)
     ours, theirs = backend.encode(crop, flow), reference.encode(crop, flow)
     seen = _seen(windows, *ours), _seen(windows, *theirs)
+    heard = _heard(windows, backend.voice), _heard(windows, reference.voice)
     return Agreement(
         cosine=_cosine(np.concatenate(ours, axis=1), np.concatenate(theirs, axis=1)),
         windows=_distance(backend, windows, reference, windows),
         frames=_distance(backend, seen[0], reference, seen[1]),
+        voices=0.0 if reference.voice is None else _distance(backend, heard[0], reference, heard[1]),
     )
 
 
@@ -68,7 +73,7 @@ def check_parity(backend: GraphBackend, bundle: Bundle, precision: str) -> Agree
     """`agreement`, if it is near enough for `precision`. Raises BackendError where it is not."""
     found = agreement(backend, bundle)
     limit = PROBABILITY_LIMITS[precision]
-    worst = max(found.windows, found.frames)
+    worst = max(found.windows, found.frames, found.voices)
     if found.cosine >= COSINE_LIMITS[precision] and worst <= limit:
         return found
     figures = (
@@ -89,6 +94,17 @@ def _seen(windows: Arrays, v: Float32, o: Float32) -> dict[str, NDArray[np.gener
     count, ticks = windows["video_mask"].shape
     turns = np.arange(count * ticks).reshape(count, ticks) % len(v)
     return {**windows, "v": v[turns], "o": o[turns], "video_mask": np.ones((count, ticks), dtype=np.bool_)}
+
+
+def _heard(windows: Arrays, voice: VoiceEncoder | None) -> dict[str, NDArray[np.generic]]:
+    """The sample windows with what `voice` says of their log-mel, which their tokens hold."""
+    if voice is None:
+        return dict(windows)
+    tokens, masks = np.asarray(windows["voice_tokens"], np.float32), windows["audio_mask"].astype(np.bool_)
+    count, steps, _ = tokens.shape
+    mels = tokens[..., -STEP * voice.bands :].reshape(count, steps * STEP, voice.bands) * np.float32(LOG_MEL)
+    rows = [voice.encode(*chunks(*each)).reshape(-1, voice.width) for each in zip(mels, masks, strict=True)]
+    return {**windows, "voice_tokens": np.stack(rows)[:, :steps]}
 
 
 def _cosine(ours: Float32, theirs: Float32) -> float:

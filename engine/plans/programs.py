@@ -176,10 +176,17 @@ def _conv(attributes: Attributes, numbers: Numbers, outputs: int) -> Callable[[l
 def _average(attributes: Attributes, numbers: Numbers, outputs: int) -> Callable[[list[Tensor]], Tensor]:
     around, before = _pads(attributes)
     kernel = attributes["kernel_shape"]
-    if before or len(kernel) != 2:
+    if before or len(kernel) > 2:
         raise BackendError(f"The graph averages over {kernel} with uneven borders, which is not translated.")
+    function, sides = (F.avg_pool1d, [1]) if len(kernel) == 1 else (F.avg_pool2d, [1, 1])
+    around = around[: len(kernel)]  # where the graph names none there are two
     ceil, count = bool(attributes.get("ceil_mode", 0)), bool(attributes.get("count_include_pad", 0))
-    return lambda x: F.avg_pool2d(x[0], kernel, attributes.get("strides", [1, 1]), around, ceil, count)
+    return lambda x: function(x[0], kernel, attributes.get("strides", sides), around, ceil, count)
+
+
+def _gelu(attributes: Attributes, numbers: Numbers, outputs: int) -> Callable[[list[Tensor]], Tensor]:
+    kind = attributes.get("approximate", b"none").decode()
+    return lambda x: F.gelu(x[0], approximate=kind)
 
 
 def _pads(attributes: Attributes) -> tuple[list[int], list[int]]:
@@ -323,6 +330,7 @@ OPERATORS: dict[str, Make] = {
             "Identity": lambda x: x,
             "Log": torch.log,
             "MatMul": torch.matmul,
+            "Max": torch.maximum,
             "Mul": torch.mul,
             "Or": torch.logical_or,
             "Pow": torch.pow,
@@ -342,6 +350,7 @@ OPERATORS: dict[str, Make] = {
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
+    "Gelu": _gelu,
     "Gemm": _gemm,
     "LayerNormalization": _layer_norm,
     "LogSoftmax": _along(torch.log_softmax, -1),

@@ -23,6 +23,8 @@ MAGIC = b"de3-live plan 1\n"
 LENGTH_BYTES = 8
 LARGEST_HEADER = 1 << 20
 SUFFIX = ".plan"
+ENCODER, SCORE, VOICE = "encoder", "score", "voice"
+"""The parts of a plan (see `engine.plans.graphs`), the last where the bundle has a voice encoder."""
 BUILD = "python -m engine.build --engine {engine}"
 
 Watch = Callable[[str, int, int], None]
@@ -74,6 +76,11 @@ class Plan:
     key: PlanKey
     parts: Mapping[str, bytes]
     figures: JsonMap
+
+
+def part_names(bundle: Bundle) -> tuple[str, ...]:
+    """What a plan of this bundle consists of."""
+    return (ENCODER, SCORE) if bundle.voice is None else (ENCODER, SCORE, VOICE)
 
 
 def plan_folder() -> Path:

@@ -5,8 +5,10 @@ often it is asked for. A token is what the network says of STEP bins, and beside
 nothing of streams, windows or labels. Data leaves as rows, one a step.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,41 +31,48 @@ QUIET = -12.0
 """What the network is given for a bin that nobody heard: natural log of power below the loudest."""
 
 
+Network = Callable[[Float32], Float32]
+"""(N, PIECE, bands) float32, sound against its loudest, to what is said of its chunk: (N, TOKENS, W)."""
+
+
 class VoiceEncoder:
-    """The network, run by ONNX Runtime on one thread.
+    """A network, run by whatever engine, and what becomes of its answers.
 
-    bands: of the log-mel that it takes; width: of a token.
-
-    Raises ValueError where `model` is no such network.
+    bands: of the log-mel that it takes; said: numbers that it says a token. width: of a token.
     """
 
-    def __init__(self, model: bytes) -> None:
-        try:
-            self._session = open_network(model)
-        except ValueError as error:
-            raise ValueError(f"The voice encoder cannot be read ({error})") from error
-        taken, given = self._session.get_inputs()[0].shape, self._session.get_outputs()[0].shape
-        if list(taken[1:2]) != [PIECE] or list(given[1:2]) != [TOKENS]:
-            raise ValueError(f"The voice encoder takes {taken} and gives {given}")
-        self.bands = int(taken[2])
-        self.width = int(given[2]) + STEP * self.bands
+    def __init__(self, network: Network, bands: int, said: int) -> None:
+        self._network = network
+        self.bands = bands
+        self.width = said + STEP * bands
 
     def encode(self, mel: Float32, mask: Bool) -> Float32:
-        """The tokens of a chunk, (TOKENS, width) float32: what the network says, then the log-mel of the
+        """The tokens of N chunks, (N, TOKENS, width) float32: what the network says, then the log-mel of the
         step's bins one after another, zero where nobody heard them.
 
-        mel: (MEMORY, bands) float32 natural log of power, mask: (MEMORY,) bool: bins that end AHEAD after it.
+        mel: (N, MEMORY, bands) float32 natural log of power, mask: (N, MEMORY) bool: bins that end AHEAD
+        after a chunk. Answers may differ from those of single runs in their last bits.
         """
-        tokens: Float32 = self.encode_all(mel[None], mask[None])[0]
-        return tokens
-
-    def encode_all(self, mel: Float32, mask: Bool) -> Float32:
-        """(N, TOKENS, width): `encode` of N chunks in one run. Answers may differ from those of single runs
-        in their last bits."""
-        heard = pieces(mel, mask)
-        answers: Float32 = self._session.run(["tokens"], {"mel": heard})[0]
+        answers = self._network(pieces(mel, mask))
         own = np.where(mask[:, CHUNK_BINS, None], mel[:, CHUNK_BINS] / LOG_MEL, np.float32(0))
         return np.concatenate((answers, own.reshape(len(own), TOKENS, -1)), axis=2)
+
+
+def chunks(mel: Float32, heard: Bool | None = None) -> tuple[Float32, Bool]:
+    """Of sound that nothing comes before or after, what an encoder takes chunk by chunk: (N, MEMORY, F) and
+    (N, MEMORY).
+
+    mel: (M, F) float32 natural log of power from the beginning of a chunk on; heard: (M,) bool, None: all
+    of it.
+    """
+    count = -(-len(mel) // CHUNK)
+    before = MEMORY - CHUNK - AHEAD
+    padded = np.zeros((before + count * CHUNK + AHEAD, mel.shape[1]), np.float32)
+    known = np.zeros(len(padded), np.bool_)
+    own = slice(before, before + len(mel))
+    padded[own], known[own] = mel, True if heard is None else heard
+    rows = np.arange(count)[:, None] * CHUNK + np.arange(MEMORY)
+    return padded[rows], known[rows]
 
 
 def pieces(mel: Float32, mask: Bool) -> Float32:
@@ -80,10 +89,31 @@ def steps_voiced(voiced: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(voiced.reshape(-1, STEP).sum(1) * 2 >= STEP)
 
 
+def read_voice_encoder(model: bytes) -> VoiceEncoder:
+    """A graph, run by ONNX Runtime on one thread. Raises ValueError where it is no voice encoder."""
+    try:
+        return session_encoder(open_network(model))
+    except ValueError as error:
+        raise ValueError(f"The voice encoder cannot be read ({error})") from error
+
+
+def session_encoder(session: Any) -> VoiceEncoder:
+    """A graph that ONNX Runtime has opened. Raises ValueError where it is no voice encoder."""
+    taken, given = session.get_inputs()[0].shape, session.get_outputs()[0].shape
+    if list(taken[1:2]) != [PIECE] or list(given[1:2]) != [TOKENS]:
+        raise ValueError(f"it takes {taken} and gives {given}")
+
+    def run(heard: Float32) -> Float32:
+        answers: Float32 = session.run(["tokens"], {"mel": heard})[0]
+        return answers
+
+    return VoiceEncoder(run, bands=int(taken[2]), said=int(given[2]))
+
+
 @lru_cache(maxsize=4)
 def open_voice_encoder(file: Path, digest: str) -> VoiceEncoder:
-    """The network in a bundle's file; streams of one bundle share it, as it keeps nothing between runs.
+    """The graph in a bundle's file; streams of one bundle share it, as it keeps nothing between runs.
 
-    digest: of the bundle, so that a file that was replaced is read anew. Raises ValueError as `VoiceEncoder`.
+    digest: of the bundle, so that a file that was replaced is read anew. Raises ValueError where it is none.
     """
-    return VoiceEncoder(file.read_bytes())
+    return read_voice_encoder(file.read_bytes())

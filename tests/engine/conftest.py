@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 from opened_engines import STAND_INS, opened
-from small_bundle import write_bundle
+from small_bundle import VOICE, write_bundle
 
 from engine.backends.base import GraphBackend
 from engine.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
@@ -19,6 +19,12 @@ from engine.errors import BackendError
 def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small bundle, sizes as in the real one."""
     return load_bundle(write_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+@pytest.fixture(scope="session")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The small bundle with a voice encoder, whose tokens the window model takes."""
+    return load_bundle(write_bundle(tmp_path_factory.mktemp("spoken"), voice=VOICE))
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import re
 import sys
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from engine.backends.onnx import OnnxBackend
 from engine.baseline import SlowMean, SlowSteps
 from engine.bundle import Bundle
 from engine.errors import BackendError
+from engine.plans.store import plan_folder, read_key, read_plan, write_plan
 from engine.streams import Recognition, Stream
+from engine.types import SECOND_NS, Block
 
 
 @pytest.fixture(params=list(STAND_INS))
@@ -136,3 +139,48 @@ def test_of_two_faces_at_one_tick_the_later_counts(backend: CardBackend, small: 
     backend.reset(0)
     backend.observe([0], [59], shown[2:])
     assert np.abs(backend.score([0], [window_at(small, 60, mask)]).logits - both).max() < 1e-5
+
+
+@pytest.fixture(params=list(STAND_INS))
+def hearing(request: pytest.FixtureRequest, spoken: Bundle) -> Iterator[CardBackend]:
+    request.getfixturevalue(STAND_INS[request.param])
+    found = opened(spoken, request.param)
+    assert isinstance(found, CardBackend)
+    yield found
+    found.close()
+
+
+def test_voices_are_encoded_on_the_card(
+    hearing: CardBackend, spoken: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of every size, above the largest too; a stream asks the card alone."""
+    host, card = OnnxBackend(spoken).voice, hearing.voice
+    assert host is not None
+    assert card is not None
+    rng = np.random.default_rng(2)
+    mel, mask = rng.standard_normal((11, 400, 64)).astype(np.float32) - 8, rng.random((11, 400)) < 0.8
+    for count in (1, 3, 4, 11):
+        found = card.encode(mel[:count], mask[:count])
+        np.testing.assert_allclose(found, host.encode(mel[:count], mask[:count]), atol=1e-5)
+    sound = (rng.standard_normal(48_000) * 0.1).astype(np.float32)
+    answers = []
+    for backend in (OnnxBackend(spoken), hearing):
+        stream = Stream(Recognition(spoken, backend), has_video=False)
+        stream.add_block(Block(t_ns=0, samples=sound, seq=0))
+        answers.append(stream.scores(3 * SECOND_NS).heads["audio"])
+        monkeypatch.setattr("engine.backends.base.open_voice_encoder", None)
+        monkeypatch.setattr("engine.sound_lane.open_voice_encoder", None)
+    np.testing.assert_allclose(*answers, atol=1e-4)
+
+
+def test_a_plan_of_an_earlier_version_has_no_voice(hearing: CardBackend, spoken: Bundle) -> None:
+    engine, folder = hearing.name, plan_folder()
+    (file,) = (file for file in folder.glob(f"{spoken.digest}-{engine}-*") if read_key(file) == hearing.key)
+    whole = read_plan(file)
+    parts = {name: part for name, part in whole.parts.items() if name != "voice"}
+    try:
+        write_plan(replace(whole, parts=parts), folder)
+        with pytest.raises(BackendError, match=r"The plan has no voice: build it anew with python -m engine"):
+            choose(spoken, engine)
+    finally:
+        write_plan(whole, folder)

@@ -27,6 +27,8 @@ CASES: dict[str, tuple[str, str, str]] = {
         "y",
         "y = AveragePool <kernel_shape = [3,3], strides = [2,2], pads = [1,1,1,1]> (x)",
     ),
+    "average along one axis": ("float[N,4,9] x", "y", "y = AveragePool <kernel_shape = [3]> (x)"),
+    "the larger": (PAIR, "z", 'a = Gelu (x)\nb = Gelu <approximate = "tanh"> (y)\nz = Max (a, b)'),
     "products": (PAIR, "z", "t = Gemm <alpha = 0.5, transB = 1> (x, w_gemm)\nz = MatMul (t, w_mat)"),
     "product and sum": (PAIR, "z", "z = Gemm <beta = 2.0> (x, w_square, b_gemm)"),
     "arithmetic": (
@@ -170,7 +172,7 @@ def test_all_graphs_of_a_plan_are_translated(any_bundle: Bundle) -> None:
         ("y = Flatten <axis = 0> (x)", "flattens the batch away"),
         ('y = Pad <mode = "edge"> (x, all_around)', "pads with more than a constant"),
         ('y = Conv <auto_pad = "SAME_UPPER"> (x, w_conv)', "leaves the borders of a convolution open"),
-        ("y = AveragePool <kernel_shape = [3]> (x)", r"averages over \[3\]"),
+        ("y = AveragePool <kernel_shape = [1, 1, 3]> (x)", r"averages over \[1, 1, 3\]"),
     ],
 )
 def test_what_is_not_translated_is_named(body: str, sentence: str) -> None:

@@ -11,7 +11,7 @@ from engine.bundle import Bundle, load_bundle
 from engine.errors import BundleError
 from engine.recognizer import Recognizer
 from engine.signals.sound import LogMel, MelParams
-from engine.signals.voice import VoiceEncoder
+from engine.signals.voice import open_voice_encoder, read_voice_encoder
 from engine.types import SECOND_NS, Block
 from engine.window import UNBOUNDED_NS, Timeline
 from tests.engine.small_bundle import BANDS, SAID, STEP, VOICE, voice_graph, voice_weights, write_bundle
@@ -144,15 +144,13 @@ def test_a_manifest_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_voice_encoder_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot be read"):
-        VoiceEncoder(b"nothing")
-    encoder = VoiceEncoder(voice_graph(voice_weights(np.random.default_rng(1))))
+        read_voice_encoder(b"nothing")
+    encoder = read_voice_encoder(voice_graph(voice_weights(np.random.default_rng(1))))
     assert (encoder.bands, encoder.width) == (BANDS, SAID + STEP * BANDS)
 
 
 def test_bundles_share_no_encoder(bundle: Bundle, tmp_path: Path) -> None:
     """The same path with another digest is read anew."""
-    from engine.signals.voice import open_voice_encoder
-
     assert bundle.voice is not None
     first = open_voice_encoder(bundle.voice.encoder, bundle.digest)
     assert open_voice_encoder(bundle.voice.encoder, bundle.digest) is first

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from engine.baseline import SlowMean, VoiceGate
 from engine.bundle import Bundle
-from engine.lanes import MOST_BINS, WAITING_TICKS, Grid, Released
+from engine.grid import Grid
+from engine.sound_lane import MOST_BINS
 from engine.types import Block, Face, Observation
+from engine.video_lane import WAITING_TICKS, Released
 from engine.window import UNBOUNDED_NS, Timeline, Window
 
 MS = 1_000_000

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from engine.bundle import load_bundle
 from engine.signals.sound import LogMel, MelParams
-from engine.signals.voice import CHUNK, PIECE, STEP, TOKENS, VoiceEncoder, open_voice_encoder, pieces
+from engine.signals.voice import (
+    CHUNK,
+    PIECE,
+    STEP,
+    TOKENS,
+    chunks,
+    open_voice_encoder,
+    pieces,
+    read_voice_encoder,
+)
 from engine.types import SECOND_NS, Block
 from engine.window import UNBOUNDED_NS, Timeline
 from tests.engine.small_bundle import VOICE, write_bundle
@@ -21,7 +30,7 @@ from trainer.data.sound import load_voices
 from trainer.data.takes import Take
 from trainer.prepare_voices import open_mels, prepare
 from trainer.voice_encoder import GIVEN, PREFIX, WIDTH, WhisperStart, export, fit_scale, whisper_bank
-from trainer.voice_tokens import chunks, make_tokens, open_tokens
+from trainer.voice_tokens import make_tokens, open_tokens
 
 transformers = pytest.importorskip("transformers", reason="transformers (the extra `paper`) is not installed")
 
@@ -71,7 +80,7 @@ def test_its_bands_are_whispers() -> None:
 @torch.inference_mode()
 def test_the_graph_says_the_same_and_is_kept_at_half_precision(ours: WhisperStart, tmp_path: Path) -> None:
     export(ours, tmp_path / "voice.onnx")
-    encoder = VoiceEncoder((tmp_path / "voice.onnx").read_bytes())
+    encoder = read_voice_encoder((tmp_path / "voice.onnx").read_bytes())
     assert (tmp_path / "voice.onnx").stat().st_size < 5_000_000
     assert encoder.width == WIDTH + STEP * 64
     rng = np.random.default_rng(0)
@@ -79,7 +88,7 @@ def test_the_graph_says_the_same_and_is_kept_at_half_precision(ours: WhisperStar
     mel[:, 100] += 3
     loudest = torch.from_numpy(mel.mean(2).max(1))[:, None, None]
     said = ours(torch.from_numpy(mel[:, -PIECE:]) - loudest)
-    found = encoder.encode_all(mel, np.ones((2, 400), np.bool_))
+    found = encoder.encode(mel, np.ones((2, 400), np.bool_))
     np.testing.assert_allclose(found[..., :WIDTH], said.numpy(), atol=0.02)  # weights were drawn, not halves
     np.testing.assert_allclose(found[0, 0, WIDTH:], mel[0, -24:-20].ravel() / 3, atol=1e-5)
 
@@ -95,11 +104,12 @@ def test_training_hears_a_take_as_a_stream_does(tmp_path: Path) -> None:
     timeline.advance_audio(UNBOUNDED_NS)
     window = timeline.window(3 * SECOND_NS)[1]  # bins -104 to 295
     _, mel = LogMel(MelParams()).push(0, sound)
-    trained = encoder.encode_all(*chunks(mel, 0)).reshape(-1, encoder.width)
+    trained = encoder.encode(*chunks(mel)).reshape(-1, encoder.width)
     count = len(mel) // STEP
     live = window.voice_tokens[(104 + 16) // STEP :][:count]
     np.testing.assert_allclose(live, trained[:count], atol=1e-5)
-    shifted = encoder.encode_all(*chunks(mel, 8)).reshape(-1, encoder.width)[8 // STEP :]
+    later = np.pad(mel, ((8, 0), (0, 0))), np.arange(len(mel) + 8) >= 8
+    shifted = encoder.encode(*chunks(*later)).reshape(-1, encoder.width)[8 // STEP :]
     assert not np.allclose(shifted[:count, :3], trained[:count, :3], atol=1e-3)  # the grid has its say
 
 
@@ -175,7 +185,7 @@ def test_the_scale_is_of_what_was_heard(ours: WhisperStart, tmp_path: Path) -> N
     voices(tmp_path)
     mels = open_mels(tmp_path)
     fit_scale(ours, mels, np.arange(3), np.random.default_rng(0))
-    heard = [chunks(mels.take(0, take), 0) for take in range(3)]
+    heard = [chunks(mels.take(0, take)) for take in range(3)]
     with torch.inference_mode():
         said = torch.cat([ours(torch.from_numpy(pieces(*each))).flatten(0, 1) for each in heard])
     assert said.mean().abs() < 0.5

@@ -1,16 +1,15 @@
-"""The two lanes of a timeline: pictures into ticks, sound into mel bins, each with its time bound.
+"""Sound of a timeline into mel bins and voice tokens, with its time bound.
 
-A lane is filled in any order of arrival and read by the grid; what runs ahead of the last window waits
-within bounds, what comes late is counted. It knows nothing of clocks, models or the other lane. Data leaves
-the video lane as released ticks and views, the sound lane as the mel and mask of a window.
+Blocks come in the order of time and are read by the grid; what runs ahead of the last window waits within
+bounds, what comes late is counted. It knows nothing of clocks, models or pictures. Data leaves as what is
+heard of a stretch of bins; for many lanes at once with less work (`hear`).
 
-Counted, by cause: `early_*` before the stream's epoch, `late_*` after the window it belonged to was made
-(used in later windows where there is still a place), `ahead_*` lost because the lane ran too far ahead of
-the windows (the newest stays), `skipped_observation` older than any window asked for, `forgone_tick` given up
-by whoever encodes them, `broken_sound` not finite.
+Counted, by cause: `early_sound` before the stream's epoch, `late_sound` after the window it belonged to was
+made (used in later windows where there is still a place), `ahead_sound` lost because it ran too far ahead of
+the windows (the newest stays), `broken_sound` not finite.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -19,170 +18,15 @@ from numpy.typing import NDArray
 
 from engine.baseline import SlowMean, VoiceGate
 from engine.bundle import Bundle
+from engine.grid import UNBOUNDED_NS, Grid
 from engine.signals.sound import FRAMES_AT_ONCE, LogMel, hops, log_mel
-from engine.signals.voice import AHEAD, CHUNK, STEP, open_voice_encoder, steps_voiced
-from engine.types import SECOND_NS, Block, Bool, Face, Float32, Observation
-from engine.voice_lane import VoiceLane
-
-UNBOUNDED_NS = (1 << 62) - 1
-"""The bound of a modality from which nothing will come any more."""
+from engine.signals.voice import AHEAD, CHUNK, STEP, VoiceEncoder, open_voice_encoder, steps_voiced
+from engine.types import SECOND_NS, Block, Bool, Float32
+from engine.voice_lane import Chunk, Stretch, VoiceLane, encode
 
 NOWHERE = -1
 """The bin of a frame that becomes none."""
-WAITING_TICKS = 256
 MOST_BINS = 8192
-
-Released = list[tuple[int, Face]]
-Place = tuple[tuple[float, float, float, float], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Cells of 1/hz seconds from an epoch; cell k is [start_ns(k), start_ns(k + 1)), in whole nanoseconds."""
-
-    epoch_ns: int
-    hz: int
-
-    def start_ns(self, cell: int) -> int:
-        """The first nanosecond of a cell."""
-        return self.epoch_ns + cell * SECOND_NS // self.hz
-
-    def cell(self, t_ns: int) -> int:
-        """The cell that holds `t_ns`; as many cells have ended by then."""
-        return (self.hz * (t_ns - self.epoch_ns + 1) - 1) // SECOND_NS
-
-    def cells(self, t_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`cell` of many times; whole seconds are counted apart, because a product would overflow."""
-        seconds, rest = np.divmod(t_ns - self.epoch_ns, SECOND_NS)
-        return np.asarray(seconds * self.hz + (self.hz * (rest + 1) - 1) // SECOND_NS, dtype=np.int64)
-
-    def centre_ns(self, cell: int) -> int:
-        """The middle of a cell."""
-        return (self.start_ns(cell) + self.start_ns(cell + 1)) // 2
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class View:
-    """The ticks of a window. mask: (T,) bool, those of `track`; place: box and confidence of the newest."""
-
-    mask: Bool
-    track: int
-    place: Place | None
-
-
-class VideoLane:
-    """Observations into ticks: of the faces within a tick, the one nearest to its centre.
-
-    A tick closes when the bound passes its end, or when a window needs it. Closed ticks are released (to be
-    encoded, once) no further ahead of the last window than the ring of tokens reaches; up to 256 wait, and
-    beyond that the oldest goes.
-    """
-
-    def __init__(self, bundle: Bundle, epoch_ns: int, counts: Counter[str]) -> None:
-        self._hz = bundle.window.tick_hz
-        self._span = bundle.window.ticks
-        self._ring = bundle.window.ring_ticks
-        self._counts = counts
-        self.restart(epoch_ns)
-
-    def restart(self, epoch_ns: int) -> None:
-        """Forget all ticks and begin at `epoch_ns`."""
-        self.grid = Grid(epoch_ns, self._hz)
-        self.bound_ns = epoch_ns
-        self._end = 0
-        self._closed = 0
-        self._candidate: tuple[tuple[int, int, int], int, Face] | None = None
-        self._waiting: deque[tuple[int, Face]] = deque()
-        self._tick = np.full(self._ring, -1, dtype=np.int64)
-        self._track = np.full(self._ring, -1, dtype=np.int64)
-        self._place: list[Place | None] = [None] * self._ring
-
-    def push(self, observation: Observation) -> Released:
-        """Take an observation; returns the ticks to be encoded now."""
-        tick, face = self.grid.cell(observation.t_ns), observation.face
-        if tick < 0:
-            self._counts["early_observation"] += 1
-            return []
-        released = self.advance(observation.t_ns)
-        if tick < self._closed:
-            self._counts["late_observation"] += 1
-            if face is not None and not self._taken(tick):
-                self._wait(tick, face)
-                released += self._release()
-        elif face is not None:
-            distance = abs(observation.t_ns - self.grid.centre_ns(tick))
-            rank = (distance, observation.t_ns, observation.seq)
-            if self._candidate is None or rank < self._candidate[0]:
-                self._candidate = (rank, tick, face)
-        return released
-
-    def advance(self, t_ns: int) -> Released:
-        """Nothing older than `t_ns` will come; returns the ticks to be encoded now."""
-        self.bound_ns = max(self.bound_ns, t_ns)
-        self._close(self.grid.cell(self.bound_ns))
-        return self._release()
-
-    def reach(self, end: int) -> Released:
-        """Close the ticks before `end` (exclusive), for a window; returns ticks to be encoded."""
-        self._close(end)
-        self._end = end
-        return self._release()
-
-    def forgo(self, released: Released) -> None:
-        """Released ticks will not be encoded: they are masked, as if nobody had been seen."""
-        for tick, _ in released:
-            if self._tick[tick % self._ring] == tick:
-                self._tick[tick % self._ring] = -1
-        self._counts["forgone_tick"] += len(released)
-
-    def final(self, end: int) -> int:
-        """The first tick, at most `end`, to which a face may still come."""
-        return min(end, self.grid.cell(self.bound_ns))
-
-    def view(self, end: int) -> View:
-        """The window of ticks before `end`, of the newest track in it; released ticks alone count."""
-        ticks = np.arange(end - self._span, end)
-        places = ticks % self._ring
-        seen = (self._tick[places] == ticks) & (ticks >= 0)
-        shown = np.flatnonzero(seen)
-        if not len(shown):
-            return View(seen, -1, None)
-        newest = places[shown[-1]]
-        track = int(self._track[newest])
-        return View(seen & (self._track[places] == track), track, self._place[newest])
-
-    def _taken(self, tick: int) -> bool:
-        return bool(self._tick[tick % self._ring] == tick) or any(tick == other for other, _ in self._waiting)
-
-    def _close(self, end: int) -> None:
-        if self._candidate is not None and self._candidate[1] < end:
-            self._wait(self._candidate[1], self._candidate[2])
-            self._candidate = None
-        self._closed = max(self._closed, end)
-
-    def _wait(self, tick: int, face: Face) -> None:
-        self._waiting.append((tick, face))
-        if len(self._waiting) > WAITING_TICKS:
-            self._waiting.popleft()
-            self._counts["ahead_observation"] += 1
-
-    def _release(self) -> Released:
-        released: Released = []
-        if not self._waiting:
-            return released
-        still: deque[tuple[int, Face]] = deque()
-        for tick, face in self._waiting:
-            if tick >= self._end - self._span + self._ring:
-                still.append((tick, face))
-            elif tick < self._end - self._span:
-                self._counts["skipped_observation"] += 1
-            else:
-                place = tick % self._ring
-                self._tick[place], self._track[place] = tick, face.track
-                self._place[place] = (face.box, face.confidence)
-                released.append((tick, face))
-        self._waiting = still
-        return released
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,14 +52,16 @@ class SoundLane:
     The ring grows as sound runs ahead of the windows, up to 8192 bins; beyond that the newest stays.
     """
 
-    def __init__(self, bundle: Bundle, epoch_ns: int, counts: Counter[str]) -> None:
+    def __init__(
+        self, bundle: Bundle, epoch_ns: int, counts: Counter[str], voice: VoiceEncoder | None = None
+    ) -> None:
         self._hz = bundle.window.mel_hz
         self._span = bundle.window.bins
         self.mel_params = bundle.mel
         self._samples = bundle.mel.hop if bundle.sound == "waveform" else 0
         self._voice_lane = None
         if bundle.voice is not None:
-            self._voice_lane = VoiceLane(open_voice_encoder(bundle.voice.encoder, bundle.digest))
+            self._voice_lane = VoiceLane(voice or open_voice_encoder(bundle.voice.encoder, bundle.digest))
         self._counts = counts
         baseline = bundle.baseline
         self.voice = SlowMean(baseline.voice_mean, prior_s=baseline.prior_s, tau_s=baseline.tau_s)
@@ -283,11 +129,23 @@ class SoundLane:
     def reach(self, end: int) -> Heard:
         """The window of bins before `end` (with voice tokens, of whole steps that AHEAD more bins follow).
         Folds the voice's mean up to there."""
-        take_sound([self])
-        self._end = end if self._voice_lane is None else end - AHEAD - end % STEP
+        hear([(self, end)])
+        self._end = self._window_end(end)
         heard = self._read(self._end - self._span, self._end)
         self._fold(heard, self._end - self._span)
         return heard
+
+    def wanted(self, end: int) -> "list[tuple[VoiceLane, Chunk]]":
+        """The chunks that have to be encoded before `reach` of the same bin."""
+        if self._voice_lane is None:
+            return []
+        end = self._window_end(end)
+        final = min(end + AHEAD, self.grid.cell(self.bound_ns))
+        stretch = Stretch(end - self._span, end, final)
+        return [(self._voice_lane, chunk) for chunk in self._voice_lane.wanted(stretch, self._mel_of)]
+
+    def _window_end(self, end: int) -> int:
+        return end if self._voice_lane is None else end - AHEAD - end % STEP
 
     def _fold(self, heard: Heard, first: int) -> None:
         """The voice's mean learns of a window that begins with the bin `first` what is new and final."""
@@ -318,7 +176,7 @@ class SoundLane:
         mel = rows[:, :bands]
         tokens = np.zeros((0, 0), np.float32)
         if self._voice_lane is not None:
-            tokens = self._voice_lane.tokens(start, end, self._final(AHEAD), self._mel_of)
+            tokens = self._voice_lane.tokens()
         return Heard(mel, rows[:, bands:].ravel(), mask, tokens)
 
     def _mel_of(self, start: int, end: int) -> tuple[Float32, Bool]:
@@ -360,6 +218,14 @@ class SoundLane:
         self._rows = np.zeros((size, rows.shape[1]), dtype=np.float32)
         self._bin[held[full] % size] = held[full]
         self._rows[held[full] % size] = rows[full]
+
+
+def hear(due: Iterable[tuple[SoundLane, int]]) -> None:
+    """Lanes of one bundle are about to be read, each up to a bin: what waits in them becomes bins and voice
+    tokens, of all lanes at once."""
+    each = list(dict.fromkeys(due))
+    take_sound(lane for lane, _ in each)
+    encode([chunk for lane, end in each for chunk in lane.wanted(end)])
 
 
 def take_sound(lanes: Iterable[SoundLane]) -> None:
