@@ -117,7 +117,7 @@ def stream_second(bundle: Bundle, batch: int, scores_hz: int) -> dict[str, Work]
         "window model": of_graph(bundle.window_model, batch).times(scores_hz * share),
     }
     if bundle.voice is not None:
-        works["voice encoder"] = of_graph(bundle.voice.encoder, 1).times(window.mel_hz / CHUNK)
+        works["voice encoder"] = of_graph(bundle.voice.encoder, batch).times(window.mel_hz / CHUNK * share)
     return works
 
 

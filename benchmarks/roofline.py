@@ -19,7 +19,7 @@ if __package__ is None or __package__ == "":
 
 from benchmarks.ceilings import ceilings
 from benchmarks.eager import AbsentEngineError
-from benchmarks.engines import ANEW, NOTHING, gpu_there, names, open_engine
+from benchmarks.engines import ANEW, EAGER, NOTHING, gpu_there, names, open_engine
 from benchmarks.machine import JsonMap, add_shared, gpu, head, keep, one_thread
 from benchmarks.operations import Work, stream_second
 from benchmarks.sheet import Sheet, machine_lines, number
@@ -32,11 +32,11 @@ SCORES_HZ = 5
 BATCHES, GPU_BATCHES, QUICK_BATCHES = (1, 8), (1, 64, 512), (1, 2)
 ROUNDS, QUICK_ROUNDS = 10, 2
 PARTS = {
-    "faces": ("flow", "frame encoder"), "sound": ("log-mel",), "windows": ("window model",),
-    "rest": ("voice encoder",),
+    "faces": ("flow", "frame encoder"), "sound": ("log-mel",), "voices": ("voice encoder",),
+    "windows": ("window model",), "rest": (),
 }  # fmt: skip
-ON_HOST = {"sound": "numpy", "rest": "onnx"}
-"""Stages that are computed on the host whatever the engine, and by what."""
+SOUND = "sound"
+"""The stage that is computed on the host by NumPy, whatever the engine."""
 BYTES = {"fp16": 0.5, "bf16": 0.5}
 """Of a number, beside fp32."""
 MOST_OPERATORS = 6
@@ -127,16 +127,16 @@ def _engine(
 
 def stages(spent: JsonMap, works: JsonMap, name: str, found: JsonMap, case: JsonMap) -> JsonMap:
     """Each stage of a stream's second, and "all" of it: `ms`, its `limit_ms`, the share of the limit that is
-    `reached`, and the `share` of the whole second that lies beyond the limit: where the rest goes.
-
-    Of the "rest" only the voice encoder is arithmetic to speak of; as the sound, it is computed on the host.
+    `reached`, and the `share` of the whole second that lies beyond the limit: where the rest goes. The "rest"
+    is no arithmetic to speak of. On the host, and beside
+    eager torch, ONNX Runtime hears the voices.
     """
     limits = {}
     for stage in STAGES:
-        parts = PARTS[stage] if name != NOTHING or stage in ON_HOST else ()
+        parts = PARTS[stage] if name != NOTHING or stage == SOUND else ()
         work = reduce(Work.plus, (Work(**works[part]) for part in parts if part in works), Work())
-        on_host = case["host"] or stage in ON_HOST
-        engine = ON_HOST.get(stage, name)
+        on_host = case["host"] or stage == SOUND or (stage == "voices" and name in EAGER)
+        engine = {SOUND: "numpy", "voices": "onnx"}.get(stage, name)
         limits[stage] = limit_ms(work, engine, found, on_host, case["precision"])
     known = [limit for limit in limits.values() if limit is not None]
     limits["all"] = sum(known) if len(known) == len(STAGES) else None

@@ -8,6 +8,7 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,11 +23,12 @@ from benchmarks.operations import by_operator as counted
 from benchmarks.signals import Recording
 from engine.backends.base import Answers, Backend
 from engine.bundle import Bundle
+from engine.signals.voice import VoiceEncoder
 from engine.streams import Recognition, Stream
-from engine.types import SECOND_NS, Block, Face, Observation
+from engine.types import SECOND_NS, Block, Face, Float32, Observation
 from engine.window import Window
 
-STAGES = ("faces", "sound", "windows", "rest")
+STAGES = ("faces", "sound", "voices", "windows", "rest")
 WARM, LEAST_ROUNDS, MOST_S = 2, 3, 8.0
 SOUND_HZ = 16_000
 
@@ -38,6 +40,17 @@ class Watched:
         self._backend, self._clock, self._wait = backend, clock, wait
         self.name, self.tracks = backend.name, backend.tracks
         self.spent: Counter[str] = Counter()
+        voice = backend.voice
+        self.voice = None
+        if voice is not None:
+            self.voice = VoiceEncoder(partial(self._said, voice), voice.bands, voice.said)
+
+    def _said(self, voice: VoiceEncoder, heard: Float32) -> Float32:
+        begun = self._clock()
+        answers = voice.network(heard)
+        self._wait()
+        self.spent["voices"] += self._clock() - begun
+        return answers
 
     def observe(self, slots: Sequence[int], ticks: Sequence[int], faces: Sequence[Face]) -> None:
         """See `Backend`."""
@@ -78,6 +91,7 @@ def second_ms(
         if turn >= WARM + LEAST_ROUNDS and time.monotonic() > until:
             break
         watched.spent.clear()
+        watched.spent["voices"] = 0
         begun = clock()
         _round(recognition, served, recording.faces, blocks, rhythm, turn, watched.spent, clock)
         whole = clock() - begun

@@ -121,15 +121,27 @@ def test_every_stage_has_its_share_of_the_limit() -> None:
     ceilings = {"numpy": 1e9, "onnx": 1e9, "copy": 1e12}
     works = {
         name: asdict(Work(products=each * 1e6))
-        for name, each in (("flow", 1), ("frame encoder", 3), ("log-mel", 1), ("window model", 2))
+        for name, each in (
+            ("flow", 1),
+            ("frame encoder", 3),
+            ("log-mel", 1),
+            ("window model", 2),
+            ("voice encoder", 1),
+        )
     }
-    spent = {"faces": 8.0, "sound": 2.0, "windows": 4.0, "rest": 2.0, "all": 16.0}
+    spent = {"faces": 8.0, "sound": 2.0, "voices": 4.0, "windows": 4.0, "rest": 2.0, "all": 20.0}
     found = roofline.stages(spent, works, "onnx", ceilings, {"host": True, "precision": "fp32"})
     assert {stage: each["reached"] for stage, each in found.items()} == {
-        "faces": 0.5, "sound": 0.5, "windows": 0.5, "rest": 0.0, "all": 0.4375,
+        "faces": 0.5, "sound": 0.5, "voices": 0.25, "windows": 0.5, "rest": 0.0, "all": 0.4,
     }  # fmt: skip
     beyond = {stage: each["share_beyond"] for stage, each in found.items()}
-    assert beyond == {"faces": 0.25, "sound": 0.0625, "windows": 0.125, "rest": 0.125, "all": 0.5625}
+    assert beyond == {
+        "faces": 0.2, "sound": 0.05, "voices": 0.15, "windows": 0.1, "rest": 0.1, "all": 0.6,
+    }  # fmt: skip
+    card = {**ceilings, "gpu": {"fp32": 2e9, "copy": 1e12}}
+    for engine, limit in (("inductor", 0.5), ("torch", 1.0)):  # eager torch leaves the voices to the host
+        found = roofline.stages(spent, works, engine, card, {"host": False, "precision": "fp32"})
+        assert found["voices"]["limit_ms"] == limit
 
 
 @pytest.mark.parametrize(
@@ -190,7 +202,7 @@ def test_both_scripts_end_with_json(tmp_path: Path, capsys: pytest.CaptureFixtur
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(report["engines"]["onnx"]["second_ms"]) == {"1", "2"}
     spent = report["engines"]["onnx"]["second_ms"]["2"]
-    assert set(spent) == {"faces", "sound", "windows", "rest", "all"}
+    assert set(spent) == {"faces", "sound", "voices", "windows", "rest", "all"}
     assert set(report["engines"]["onnx"]["stages"]["2"]) == set(spent)
     assert report["engines"]["onnx"]["stages"]["2"]["faces"]["reached"] > 0
     assert report["ceilings"]["onnx"] > 0

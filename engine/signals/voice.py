@@ -42,8 +42,9 @@ class VoiceEncoder:
     """
 
     def __init__(self, network: Network, bands: int, said: int) -> None:
-        self._network = network
+        self.network = network
         self.bands = bands
+        self.said = said
         self.width = said + STEP * bands
 
     def encode(self, mel: Float32, mask: Bool) -> Float32:
@@ -53,7 +54,7 @@ class VoiceEncoder:
         mel: (N, MEMORY, bands) float32 natural log of power, mask: (N, MEMORY) bool: bins that end AHEAD
         after a chunk. Answers may differ from those of single runs in their last bits.
         """
-        answers = self._network(pieces(mel, mask))
+        answers = self.network(pieces(mel, mask))
         own = np.where(mask[:, CHUNK_BINS, None], mel[:, CHUNK_BINS] / LOG_MEL, np.float32(0))
         return np.concatenate((answers, own.reshape(len(own), TOKENS, -1)), axis=2)
 
