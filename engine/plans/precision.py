@@ -39,10 +39,20 @@ def cast(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     made.CopyFrom(model)
     if opset(model) < LEAST_OPSETS[precision]:
         made = onnx.version_converter.convert_version(made, LEAST_OPSETS[precision])
+        _hold_constants(made.graph)
     if precision == "fp32":
         return made
     _Cast(made, precision).run()
     return made
+
+
+def _hold_constants(graph: onnx.GraphProto) -> None:
+    """The converter's nodes that give a constant become initializers, in place."""
+    for node in [each for each in graph.node if each.op_type == "Constant"]:
+        tensor = node.attribute[0].t
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+        graph.node.remove(node)
 
 
 class _Cast:
