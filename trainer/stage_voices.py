@@ -17,7 +17,7 @@ from trainer.losses import concordance_loss, label_shares, share_loss
 from trainer.metrics import concordance, unweighted_average_recall
 from trainer.model.de3 import DE3, sound_kind
 from trainer.prepared_sets import voice_sets
-from trainer.start import fill, freeze, read_weights, start
+from trainer.start import OPTIONAL, fill, freeze, read_weights, start
 from trainer.teachers import TAUGHT_SHARE, Teachers
 from trainer.window_batches import WindowBatch, WindowSource
 
@@ -36,6 +36,8 @@ class VoicesStage:
         parts = [model.sound_in, model.sound_encoder, model.pools[AUDIO], model.heads[AUDIO]]
         if model.attribute_heads is not None:
             parts.append(model.attribute_heads[AUDIO])
+        if model.voice_statistics is not None:
+            parts.append(model.voice_statistics)
         for part in parts:
             part.requires_grad_(True)
         self.frozen = freeze(self.network, config.get("frozen", []))
@@ -77,14 +79,15 @@ class VoicesStage:
         return batch.part(rows)
 
     def outputs(self, batch: WindowBatch) -> tuple[Tensor, ...]:
-        """Logits (B, L), and attributes (B, A) where there are any."""
+        """See `voice_outputs`."""
         return tuple(output.float() for output in voice_outputs(self.network, batch))
 
     def loss(self, outputs: tuple[Tensor, ...], batch: WindowBatch) -> Tensor:
-        logits, *attributes = outputs
-        shares = label_shares(torch.from_numpy(batch.labels), logits.shape[1]).to(logits.device)
-        taught = self.teachers.taught(shares, lambda teacher: voice_outputs(teacher, batch)[0])
-        total = share_loss(logits, taught, self.config["label_smoothing"])
+        logits_BWL, *attributes = outputs
+        shares = label_shares(torch.from_numpy(batch.labels), logits_BWL.shape[2]).to(logits_BWL.device)
+        taught = self.teachers.taught(shares, lambda teacher: agreed(voice_outputs(teacher, batch)[0]))
+        smoothing = self.config["label_smoothing"]
+        total = torch.stack([share_loss(way, taught, smoothing) for way in logits_BWL.unbind(1)]).sum()
         for answers in attributes:
             targets = torch.from_numpy(batch.attributes).to(answers.device)
             total = total + self.config.get("attribute_weight", 1.0) * concordance_loss(answers, targets)
@@ -98,8 +101,9 @@ class VoicesStage:
         takes = [(label, int(t)) for label, some in dev for t in some]
         windows = [(label, None, take) for label, take in takes]
         found = [
-            [output.float().cpu().numpy() for output in voice_outputs(network, batch)]
+            [agreed(logits).float().cpu().numpy(), *(each.float().cpu().numpy() for each in attributes)]
             for batch in self.dev.calm_batches(np.random.default_rng(7), windows, 64)
+            for logits, *attributes in [voice_outputs(network, batch)]
         ]
         logits, *attributes = (np.concatenate(each) for each in zip(*found, strict=True))
         truth, answers = np.array([label for label, _ in takes]), logits.argmax(1)
@@ -117,7 +121,8 @@ class VoicesStage:
 def _teacher(config: dict[str, Any], file: Path) -> DE3:
     """A network of the same sizes. Raises ValueError where the file is missing or does not fit."""
     network = DE3(config)
-    fill(network, read_weights(file), file)
+    optional = tuple(part for part in OPTIONAL if "voice" not in part)
+    fill(network, read_weights(file), file, optional)
     return network
 
 
@@ -133,16 +138,24 @@ def concordances(
 
 
 def voice_outputs(network: DE3, batch: WindowBatch) -> tuple[Tensor, ...]:
-    """What the audio head says where there is no face: logits (B, L), and maybe attributes (B, A)."""
+    """What is said of a voice where there is no face: logits (B, W, L) in W ways, of the audio head and of
+    voice statistics where the network has them, and attributes (B, A) where it has any."""
     model, device = network.window_model, network.voice_mean.device
-    heard, mask = model.sound_in(
-        *(
-            torch.from_numpy(each).to(device)
-            for each in (batch.sound, batch.audio_mask, batch.voice_baseline, batch.voice_weight)
-        )
+    sound, audio_mask, baseline, weight = (
+        torch.from_numpy(each).to(device)
+        for each in (batch.sound, batch.audio_mask, batch.voice_baseline, batch.voice_weight)
     )
+    heard, mask = model.sound_in(sound, audio_mask, baseline, weight)
     pooled = model.pools[AUDIO](model.sound_encoder(heard, mask), mask)
-    logits: Tensor = model.heads[AUDIO](pooled)
+    ways = [model.heads[AUDIO](pooled)]
+    if model.voice_statistics is not None:
+        ways.append(model.voice_statistics(sound, audio_mask, baseline))
+    logits = torch.stack(ways, 1)
     if model.attribute_heads is None:
         return (logits,)
     return logits, torch.tanh(model.attribute_heads[AUDIO](pooled))
+
+
+def agreed(logits_BWL: Tensor) -> Tensor:
+    """(B, L): logits of what several ways of answering come to, each as much as the others."""
+    return torch.log_softmax(logits_BWL, 2).mean(1)

@@ -82,7 +82,7 @@ class WindowsStage:
         return batch.part(rows)
 
     def outputs(self, batch: WindowBatch) -> tuple[Tensor, ...]:
-        """Logits (B, 3, L), and attributes (B, 3, A) where there are any."""
+        """Logits (B, 3, L), with voice statistics (B, 4, L), and attributes (B, 3, A) where there are any."""
         return tuple(output.float() for output in window_outputs(self.network, batch))
 
     def loss(self, outputs: tuple[Tensor, ...], batch: WindowBatch) -> Tensor:
@@ -93,11 +93,13 @@ class WindowsStage:
         seen = torch.from_numpy(batch.video_mask.any(1)).to(device)
         heard = torch.from_numpy(batch.audio_mask.any(1)).to(device)
         total = torch.zeros((), device=device)
-        for head, present in enumerate((seen, heard, seen | heard)):
-            if HEADS[head] not in self.heads:
+        present_of = {"video": seen, "audio": heard, "fused": seen | heard}
+        for head, name in enumerate((*HEADS, "audio")[: logits_BHL.shape[1]]):
+            if name not in self.heads:
                 continue
+            present = present_of[name]
             loss = share_loss(logits_BHL[present, head], shares_BL[present], self.smoothing)
-            for answers_BHA in attributes:
+            for answers_BHA in attributes if head < len(HEADS) else ():
                 ccc = concordance_loss(answers_BHA[present, head], targets_BA[present])
                 loss = loss + self.config.get("attribute_weight", 1.0) * ccc
             total = total + loss * present.float().mean()

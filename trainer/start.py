@@ -18,13 +18,17 @@ from torch import Tensor, nn
 from trainer.model.de3 import DE3
 from trainer.model.frame_encoder import FrameEncoder
 
-SOUND_PARTS = ("sound_in", "sound_encoder", "pools.1", "heads.1", "attribute_heads.1")
+SOUND_PARTS = ("sound_in", "sound_encoder", "pools.1", "heads.1", "attribute_heads.1", "voice_statistics")
+NOT_EVERYWHERE = SOUND_PARTS[4:]
 AFTERWARDS = ("smoothing_s", "sure_after_s", "leaning")
 """What the engine does with what the heads say, as far as the configuration asks for it."""
 KEPT = ("lead", "attribute_ranges", *AFTERWARDS)
 """What a bundle says beside its network that a configuration which starts from it goes on with."""
-OPTIONAL = ("window_model.attribute_heads.", "window_model.still_expression.")
-"""A network with continuous attributes, or that asks the stills, may start from one without."""
+OPTIONAL = tuple(
+    f"window_model.{part}." for part in ("attribute_heads", "still_expression", "voice_statistics")
+)
+"""A network with continuous attributes, or that asks stills or a voice's statistics, may start from one
+without."""
 
 
 def add_config(parser: argparse.ArgumentParser, what: str) -> None:
@@ -101,12 +105,11 @@ def start(network: DE3, config: dict[str, Any]) -> None:
     if "voice_weights" in config:
         file = Path(config["voice_weights"])
         weights = _under(read_weights(file), "window_model")
+        own = dict(network.window_model.named_modules())
         for part in SOUND_PARTS:
-            if not part.startswith("attribute") or network.window_model.attribute_heads is not None:
-                own = network.window_model.get_submodule(part)
-                found = _under(weights, part)
-                if found or not part.startswith("attribute"):
-                    fill(own, found, file)
+            found = _under(weights, part)
+            if part not in NOT_EVERYWHERE or (found and part in own):
+                fill(own[part], found, file)
 
 
 def start_encoder(encoder: FrameEncoder, file: Path) -> None:

@@ -118,14 +118,31 @@ class TokenSound(nn.Module):
         self, tokens_BSK: Tensor, mask_BM: Tensor, baseline_BK: Tensor, weight_B: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Returns (B, S, D) and its mask (B, S): steps of which any bin was heard."""
-        heard_BSP = mask_BM.unflatten(1, (-1, MEL_PER_STEP))
-        mask_BS = heard_BSP.any(2)
-        x_BSK = masked(tokens_BSK, mask_BS)
+        said_BSN, bins_BSN, mask_BS = split_tokens(tokens_BSK, mask_BM, self.said)
         if self.own_mean:
-            x_BSK = x_BSK - baseline_BK[:, None]
-        bins_BSPF = x_BSK[..., self.said :].unflatten(2, (MEL_PER_STEP, -1))
-        bins_BSPF = bins_BSPF * heard_BSP[..., None].to(x_BSK.dtype)
-        of_said, of_bins = self.token.weight.split((self.said, x_BSK.shape[2] - self.said), 1)
-        x_BSD = F.linear(x_BSK[..., : self.said], of_said, self.token.bias)
-        x_BSD = x_BSD + F.linear(bins_BSPF.flatten(2), of_bins)
+            said_BSN, bins_BSN = own_tokens(said_BSN, bins_BSN, mask_BM, baseline_BK)
+        of_said, of_bins = self.token.weight.split((self.said, bins_BSN.shape[2]), 1)
+        x_BSD = F.linear(said_BSN, of_said, self.token.bias) + F.linear(bins_BSN, of_bins)
         return self.dropout(masked(x_BSD, mask_BS)), mask_BS
+
+
+def split_tokens(tokens_BSK: Tensor, mask_BM: Tensor, said: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What the voice encoder says of each step (`said` numbers), its bins' log-mel one after another, both
+    zero where nothing was heard, and (B, S) bool, the steps of which any bin was."""
+    mask_BS = mask_BM.unflatten(1, (-1, MEL_PER_STEP)).any(2)
+    x_BSK = masked(tokens_BSK, mask_BS)
+    return x_BSK[..., :said], _heard_bins(x_BSK[..., said:], mask_BM), mask_BS
+
+
+def own_tokens(
+    said_BSN: Tensor, bins_BSN: Tensor, mask_BM: Tensor, baseline_BK: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Both less the voice's slow mean; bins that were not heard stay zero."""
+    of_said, of_bins = baseline_BK[:, None].split((said_BSN.shape[2], bins_BSN.shape[2]), 2)
+    return said_BSN - of_said, _heard_bins(bins_BSN - of_bins, mask_BM)
+
+
+def _heard_bins(bins_BSN: Tensor, mask_BM: Tensor) -> Tensor:
+    heard_BSP = mask_BM.unflatten(1, (-1, MEL_PER_STEP))
+    bins_BSPF = bins_BSN.unflatten(2, (MEL_PER_STEP, -1))
+    return (bins_BSPF * heard_BSP[..., None].to(bins_BSN.dtype)).flatten(2)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.labels import HEADS
+from trainer.model.at_once import StillExpression, VoiceStatistics
 from trainer.model.conformer import (
     Conformer,
     FeedForward,
@@ -130,30 +131,6 @@ class Pooling(nn.Module):
         return torch.cat(((weight_BT[..., None] * x).sum(1), mean_BD, torch.sqrt(spread + 1e-4)), -1)
 
 
-class StillExpression(nn.Module):
-    """What the stills' expression says of the window's mean face, measured from what this face is like.
-
-    Nothing here learns: `trainer.model.de3.DE3.take_expression` copies it from the frame encoder. common:
-    the mean token of training, from which a face of unknown rest is not moved.
-    """
-
-    common: Tensor
-
-    def __init__(self, token: int, labels: int, own_mean: bool = True) -> None:
-        super().__init__()
-        self.own_mean = own_mean
-        self.answer = nn.Linear(token, labels).requires_grad_(False)
-        self.register_buffer("common", torch.zeros(token))
-
-    def forward(self, v_BTV: Tensor, mask_BT: Tensor, baseline_BV: Tensor, weight_B: Tensor) -> Tensor:
-        """Logits (B, L)."""
-        mean_BV = masked_mean(v_BTV, mask_BT)
-        if self.own_mean:
-            mean_BV = mean_BV - weight_B[:, None] * (baseline_BV - self.common)
-        logits: Tensor = self.answer(mean_BV)
-        return logits
-
-
 class WindowModel(nn.Module):
     """`window_model` of the bundle; inputs and outputs carry the names of the graph.
 
@@ -168,7 +145,7 @@ class WindowModel(nn.Module):
     extractor: what `sound` goes through, the waveform (B, 160 M) at 16 kHz. Without either it is log-mel
         (B, M, F), and goes through convolutions of `sound_channels`.
     still_expression: what stills taught the frame encoder has a say in the fused output, as much as the
-        moving face.
+        moving face. voice_statistics: so have statistics of the voice's tokens, as much as the sound branch.
     attributes: how many continuous attributes every head gives beside its labels; with none the graph has no
         such output.
     """
@@ -196,6 +173,7 @@ class WindowModel(nn.Module):
         without: Sequence[str] = (),
         trained_heads: Sequence[str] = HEADS,
         still_expression: bool = False,
+        voice_statistics: bool = False,
         attributes: int = 0,
         extractor: SoundExtractor | None = None,
     ) -> None:
@@ -227,6 +205,13 @@ class WindowModel(nn.Module):
         self.heads = _heads(3 * width, 2 * dropout, labels)
         self.attribute_heads = _heads(3 * width, 2 * dropout, attributes) if attributes else None
         self.still_expression = StillExpression(appearance, labels, own_mean) if still_expression else None
+        if voice_statistics and not voice_token:
+            raise ValueError("voice_statistics are of voice tokens: the window model needs voice_token.")
+        self.voice_statistics = (
+            VoiceStatistics(voice_token, bands, width, labels, 2 * dropout, own_mean)
+            if voice_statistics
+            else None
+        )
 
     def forward(
         self,
@@ -242,7 +227,8 @@ class WindowModel(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Returns logits (B, 3, L) of video, audio, fused, and the IFE weights (B, T, S), (B, S, T).
 
-        With attributes a fourth: (B, 3, C), -1..1, in the same order of heads.
+        With attributes a fourth: (B, 3, C), -1..1, in the same order of heads. While it learns, logits have a
+        fourth row where there are voice statistics: what these say.
         """
         face_v, face_o = face_baseline.split(
             (self.appearance_width, face_baseline.shape[1] - self.appearance_width), 1
@@ -253,6 +239,7 @@ class WindowModel(nn.Module):
             fused = "pairwise_fusion" not in self.without
             video = self.pairwise_fusion(video, m, video_mask) if fused else (video + m) / 2
         heard, sound_mask = self.sound_in(sound, audio_mask, voice_baseline, voice_weight)
+        at_once = self.voice_statistics and self.voice_statistics(sound, audio_mask, voice_baseline)
         sound = self.sound_encoder(heard, sound_mask)
         if "ife" in self.without:
             video_up, sound_up = video, sound
@@ -278,12 +265,16 @@ class WindowModel(nn.Module):
             evidence = F.log_softmax(torch.cat((_answers(self.heads, alone), logits[:, 2:]), 1), 2)
             if self.still_expression is not None:
                 still = self.still_expression(v, video_mask, face_v, face_weight)
-                evidence = _agreed(evidence, still)
+                evidence = _agreed(evidence, 0, still)
+            if at_once is not None:
+                evidence = _agreed(evidence, 1, at_once)
             logits = self._fused(logits, evidence, weights)
             if values is not None:
                 own = torch.tanh(_answers(rate, alone))
                 total = (torch.cat((own, values[:, 2:]), 1) * weights).sum(1, keepdim=True)
                 values = torch.cat((values[:, :2], total / weights.sum(1, keepdim=True).clamp(min=0.5)), 1)
+        elif at_once is not None:
+            logits = torch.cat((logits, at_once[:, None]), 1)
         return (logits, attention_video, attention_audio, *([] if values is None else [values]))
 
     def _fused(self, logits_B3L: Tensor, evidence_B3L: Tensor, weights_B31: Tensor) -> Tensor:
@@ -297,8 +288,8 @@ class WindowModel(nn.Module):
 
         With both senses half of each, so that senses which know nothing of each other add up. Each head
         learns for itself. On real faces this does better than the joint head, which learned on made ones how
-        far each sense leads the other, and no worse on made ones. With one sense its own answer is all. The
-        face counts half as much again where stills have a say in it.
+        far each sense leads the other, and no worse on made ones. With one sense its own answer is all. A
+        sense counts half as much again beside the other where two say what it shows.
         """
         trained = torch.tensor([head in self.trained_heads for head in HEADS], device=video_mask.device).to(
             dtype
@@ -307,17 +298,17 @@ class WindowModel(nn.Module):
         both_B1 = present_B2[:, :1] * present_B2[:, 1:]
         own_B2 = present_B2 * trained[:2]
         joint_B1 = trained[2] * (1 - (1 - both_B1) * own_B2.amax(1, keepdim=True))
-        face_B1 = own_B2[:, :1]
-        if self.still_expression is not None:  # two say what the face shows
-            face_B1 = face_B1 * (1 + both_B1 / 2)
-        weights_B3 = torch.cat((face_B1, own_B2[:, 1:], joint_B1), 1) / (1 + both_B1)
+        twice = [part is not None for part in (self.still_expression, self.voice_statistics)]
+        own_B2 = own_B2 * (1 + torch.tensor(twice, device=video_mask.device).to(dtype) * both_B1 / 2)
+        weights_B3 = torch.cat((own_B2, joint_B1), 1) / (1 + both_B1)
         return weights_B3[..., None]
 
 
-def _agreed(evidence_B3L: Tensor, still_BL: Tensor) -> Tensor:
-    """The evidence, of the face alone the mean of what moves and of what the still shows."""
-    face_B1L = (evidence_B3L[:, :1] + F.log_softmax(still_BL, 1)[:, None]) / 2
-    return torch.cat((face_B1L, evidence_B3L[:, 1:]), 1)
+def _agreed(evidence_B3L: Tensor, row: int, also_BL: Tensor) -> Tensor:
+    """The evidence, one row of it the mean of what stands there and of another answer's."""
+    rows = list(evidence_B3L.unbind(1))
+    rows[row] = (rows[row] + F.log_softmax(also_BL, 1)) / 2
+    return torch.stack(rows, 1)
 
 
 def _sound_input(
