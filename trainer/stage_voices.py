@@ -41,6 +41,8 @@ class VoicesStage:
         for part in parts:
             part.requires_grad_(True)
         self.frozen = freeze(self.network, config.get("frozen", []))
+        learning = [part for part in parts if any(p.requires_grad for p in part.parameters())]
+        self.statistics_alone = learning == [model.voice_statistics]  # then nothing else need be computed
         self.attributes = tuple(config.get("attributes", ()))
         self.train, self.dev = (
             WindowSource(
@@ -80,7 +82,8 @@ class VoicesStage:
 
     def outputs(self, batch: WindowBatch) -> tuple[Tensor, ...]:
         """See `voice_outputs`."""
-        return tuple(output.float() for output in voice_outputs(self.network, batch))
+        answers = statistics_outputs if self.statistics_alone else voice_outputs
+        return tuple(output.float() for output in answers(self.network, batch))
 
     def loss(self, outputs: tuple[Tensor, ...], batch: WindowBatch) -> Tensor:
         logits_BWL, *attributes = outputs
@@ -154,6 +157,15 @@ def voice_outputs(network: DE3, batch: WindowBatch) -> tuple[Tensor, ...]:
     if model.attribute_heads is None:
         return (logits,)
     return logits, torch.tanh(model.attribute_heads[AUDIO](pooled))
+
+
+def statistics_outputs(network: DE3, batch: WindowBatch) -> tuple[Tensor]:
+    """What the voice's statistics alone say: logits (B, 1, L)."""
+    statistics, device = network.window_model.voice_statistics, network.voice_mean.device
+    assert statistics is not None, "asked only where there are some"
+    given = (batch.sound, batch.audio_mask, batch.voice_baseline)
+    logits: Tensor = statistics(*(torch.from_numpy(each).to(device) for each in given))
+    return (logits[:, None],)
 
 
 def agreed(logits_BWL: Tensor) -> Tensor:

@@ -150,6 +150,7 @@ def test_both_stages_teach_it_by_itself(config: dict[str, Any], kind: Any) -> No
     } <= learned
     if kind is VoicesStage:
         assert all("voice_statistics" in name for name in learned)
+        assert stage.outputs(batch)[0].shape == (len(batch.labels), 1, 7)
         assert voice_outputs(stage.network, batch)[0].shape == (len(batch.labels), 2, 7)
     else:
         stage.network.eval()
