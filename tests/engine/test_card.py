@@ -26,13 +26,18 @@ from engine.streams import Recognition, Stream
 from engine.types import SECOND_NS, Block
 
 
-@pytest.fixture(params=list(STAND_INS))
-def backend(request: pytest.FixtureRequest, small: Bundle) -> Iterator[CardBackend]:
+def on_card(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[CardBackend]:
+    """The back end of a parameter's name, over its stand-in."""
     request.getfixturevalue(STAND_INS[request.param])
-    found = opened(small, request.param)
+    found = opened(bundle, request.param)
     assert isinstance(found, CardBackend)
     yield found
     found.close()
+
+
+@pytest.fixture(params=list(STAND_INS))
+def backend(request: pytest.FixtureRequest, small: Bundle) -> Iterator[CardBackend]:
+    yield from on_card(request, small)
 
 
 def test_tracks_over_time_are_those_of_onnx_runtime(backend: CardBackend, small: Bundle) -> None:
@@ -143,11 +148,7 @@ def test_of_two_faces_at_one_tick_the_later_counts(backend: CardBackend, small: 
 
 @pytest.fixture(params=list(STAND_INS))
 def hearing(request: pytest.FixtureRequest, spoken: Bundle) -> Iterator[CardBackend]:
-    request.getfixturevalue(STAND_INS[request.param])
-    found = opened(spoken, request.param)
-    assert isinstance(found, CardBackend)
-    yield found
-    found.close()
+    yield from on_card(request, spoken)
 
 
 def test_voices_are_encoded_on_the_card(
