@@ -48,13 +48,16 @@ class VoiceStatistics(nn.Module):
     """What mean and deviation of a voice's tokens say, measured from what this voice is like.
 
     Loud steps count, quiet ones hardly. Such statistics know little of single speakers and languages, which a
-    Conformer learns by heart. own_mean: False for the tokens themselves.
+    Conformer learns by heart. own_mean: False for the tokens themselves. Raises ValueError where there are no
+    tokens (of width 0).
     """
 
     def __init__(
         self, token: int, bands: int, width: int, labels: int, dropout: float, own_mean: bool = True
     ) -> None:
         super().__init__()
+        if not token:
+            raise ValueError("voice_statistics are of voice tokens: the window model needs voice_token.")
         self.said, self.own_mean = token - MEL_PER_STEP * bands, own_mean
         self.project = nn.Linear(token, width, bias=False)
         self.norm = nn.BatchNorm1d(2 * width)

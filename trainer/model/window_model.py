@@ -205,13 +205,9 @@ class WindowModel(nn.Module):
         self.heads = _heads(3 * width, 2 * dropout, labels)
         self.attribute_heads = _heads(3 * width, 2 * dropout, attributes) if attributes else None
         self.still_expression = StillExpression(appearance, labels, own_mean) if still_expression else None
-        if voice_statistics and not voice_token:
-            raise ValueError("voice_statistics are of voice tokens: the window model needs voice_token.")
-        self.voice_statistics = (
-            VoiceStatistics(voice_token, bands, width, labels, 2 * dropout, own_mean)
-            if voice_statistics
-            else None
-        )
+        self.voice_statistics = None
+        if voice_statistics:
+            self.voice_statistics = VoiceStatistics(voice_token, bands, width, labels, 2 * dropout, own_mean)
 
     def forward(
         self,
