@@ -223,8 +223,8 @@ class WindowModel(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Returns logits (B, 3, L) of video, audio, fused, and the IFE weights (B, T, S), (B, S, T).
 
-        With attributes a fourth: (B, 3, C), -1..1, in the same order of heads. While it learns, logits have a
-        fourth row where there are voice statistics: what these say.
+        With attributes a fourth: (B, 3, C), -1..1, in the same order. While it learns, a fourth row of logits
+        is what voice statistics say, where there are any.
         """
         face_v, face_o = face_baseline.split(
             (self.appearance_width, face_baseline.shape[1] - self.appearance_width), 1
@@ -237,8 +237,8 @@ class WindowModel(nn.Module):
         heard, sound_mask = self.sound_in(sound, audio_mask, voice_baseline, voice_weight)
         at_once = self.voice_statistics and self.voice_statistics(sound, audio_mask, voice_baseline)
         sound = self.sound_encoder(heard, sound_mask)
+        video_up, sound_up = video, sound
         if "ife" in self.without:
-            video_up, sound_up = video, sound
             attention_video = video.new_zeros(video.shape[0], video.shape[1], sound.shape[1])
             attention_audio = attention_video.transpose(1, 2)
         else:
@@ -247,11 +247,8 @@ class WindowModel(nn.Module):
         joint_mask = torch.cat((video_mask, sound_mask), 1)
         joint = torch.cat((video_up + self.sense[0], sound_up + self.sense[1]), 1)
         joint = self.fusion(joint, joint_mask)
-        enhanced = (
-            self.pools[0](video_up, video_mask),
-            self.pools[1](sound_up, sound_mask),
-            self.pools[2](joint, joint_mask),
-        )
+        pooled = ((video_up, video_mask), (sound_up, sound_mask), (joint, joint_mask))
+        enhanced = [pool(*each) for pool, each in zip(self.pools, pooled, strict=True)]
         logits = _answers(self.heads, enhanced)
         rate = self.attribute_heads
         values = None if rate is None else torch.tanh(_answers(rate, enhanced))
@@ -260,8 +257,7 @@ class WindowModel(nn.Module):
             weights = self._weights(video_mask, sound_mask, logits.dtype)
             evidence = F.log_softmax(torch.cat((_answers(self.heads, alone), logits[:, 2:]), 1), 2)
             if self.still_expression is not None:
-                still = self.still_expression(v, video_mask, face_v, face_weight)
-                evidence = _agreed(evidence, 0, still)
+                evidence = _agreed(evidence, 0, self.still_expression(v, video_mask, face_v, face_weight))
             if at_once is not None:
                 evidence = _agreed(evidence, 1, at_once)
             logits = self._fused(logits, evidence, weights)
