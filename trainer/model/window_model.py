@@ -145,7 +145,8 @@ class WindowModel(nn.Module):
     extractor: what `sound` goes through, the waveform (B, 160 M) at 16 kHz. Without either it is log-mel
         (B, M, F), and goes through convolutions of `sound_channels`.
     still_expression: what stills taught the frame encoder has a say in the fused output, as much as the
-        moving face. voice_statistics: so have statistics of the voice's tokens, as much as the sound branch.
+        moving face. voice_statistics: so have statistics of the voice's tokens, up to as much as the sound
+        branch: as much as the voice is known (`voice_weight`) that they are measured from.
     attributes: how many continuous attributes every head gives beside its labels; with none the graph has no
         such output.
     """
@@ -259,7 +260,7 @@ class WindowModel(nn.Module):
             if self.still_expression is not None:
                 evidence = _agreed(evidence, 0, self.still_expression(v, video_mask, face_v, face_weight))
             if at_once is not None:
-                evidence = _agreed(evidence, 1, at_once)
+                evidence = _agreed(evidence, 1, at_once, voice_weight)
             logits = self._fused(logits, evidence, weights)
             if values is not None:
                 own = torch.tanh(_answers(rate, alone))
@@ -296,10 +297,12 @@ class WindowModel(nn.Module):
         return weights_B3[..., None]
 
 
-def _agreed(evidence_B3L: Tensor, row: int, also_BL: Tensor) -> Tensor:
-    """The evidence, one row of it the mean of what stands there and of another answer's."""
+def _agreed(evidence_B3L: Tensor, row: int, also_BL: Tensor, share_B: Tensor | None = None) -> Tensor:
+    """The evidence, one row of it the mean of what stands there and of another answer's, which may count for
+    a share of it only."""
     rows = list(evidence_B3L.unbind(1))
-    rows[row] = (rows[row] + F.log_softmax(also_BL, 1)) / 2
+    share = 1.0 if share_B is None else share_B[:, None]
+    rows[row] = (rows[row] + share * F.log_softmax(also_BL, 1)) / (1 + share)
     return torch.stack(rows, 1)
 
 
