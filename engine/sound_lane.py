@@ -140,8 +140,7 @@ class SoundLane:
         if self._voice_lane is None:
             return []
         end = self._window_end(end)
-        final = min(end + AHEAD, self.grid.cell(self.bound_ns))
-        stretch = Stretch(end - self._span, end, final)
+        stretch = Stretch(end - self._span, end, self._final(end + AHEAD))
         return [(self._voice_lane, chunk) for chunk in self._voice_lane.wanted(stretch, self._mel_of)]
 
     def _window_end(self, end: int) -> int:
@@ -150,9 +149,9 @@ class SoundLane:
     def _fold(self, heard: Heard, first: int) -> None:
         """The voice's mean learns of a window that begins with the bin `first` what is new and final."""
         start = max(self._folded, first)
-        end = self._final(0)
+        end = self._final(self._end)
         if self._voice_lane is not None:
-            end = self._final(AHEAD) // CHUNK * CHUNK - AHEAD
+            end = self._final(self._end + AHEAD) // CHUNK * CHUNK - AHEAD
         if end <= start:
             return
         if start > self._folded:
@@ -166,9 +165,9 @@ class SoundLane:
             self.voice.fold(tokens[steps_voiced(voiced)], STEP / self._hz)
         self._folded = end
 
-    def _final(self, ahead: int) -> int:
-        """The first bin, at most `ahead` after the window, that may still change."""
-        return min(self._end + ahead, self.grid.cell(self.bound_ns))
+    def _final(self, end: int) -> int:
+        """The first bin, at most `end`, that may still change."""
+        return min(end, self.grid.cell(self.bound_ns))
 
     def _read(self, start: int, end: int) -> Heard:
         rows, mask = self._rows_of(start, end)

@@ -67,11 +67,16 @@ class VoiceLane:
         numbers = stretch.chunks
         self._kept = {number: rows for number, rows in self._kept.items() if number >= numbers.start}
         there = self._kept.keys() | self._passing.keys()
-        found = [self._chunk(number, stretch, read) for number in numbers if number not in there]
-        for chunk in found:
-            if not chunk.mask[CHUNK_BINS].any():
+        wanted = []
+        for number in numbers:
+            if number in there:
+                continue
+            chunk = self._chunk(number, stretch, read)
+            if chunk.mask[CHUNK_BINS].any():
+                wanted.append(chunk)
+            else:
                 self.give(chunk, np.zeros((CHUNK // STEP, self.encoder.width), np.float32))
-        return [chunk for chunk in found if chunk.mask[CHUNK_BINS].any()]
+        return wanted
 
     def give(self, chunk: Chunk, rows: Float32) -> None:
         """The tokens of a chunk that was wanted."""

@@ -19,7 +19,8 @@ from trainer.model.de3 import DE3
 from trainer.model.frame_encoder import FrameEncoder
 
 SOUND_PARTS = ("sound_in", "sound_encoder", "pools.1", "heads.1", "attribute_heads.1", "voice_statistics")
-NOT_EVERYWHERE = SOUND_PARTS[4:]
+NOT_EVERYWHERE = ("attribute_heads.1", "voice_statistics")
+"""Of these, what a network may lack."""
 AFTERWARDS = ("smoothing_s", "sure_after_s", "leaning")
 """What the engine does with what the heads say, as far as the configuration asks for it."""
 KEPT = ("lead", "attribute_ranges", *AFTERWARDS)
