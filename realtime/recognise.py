@@ -136,8 +136,7 @@ def _turn(edge: Edge, inbox: Receiver, streams: "Streams") -> NoReturn:
     def beat() -> None:
         start = edge.beat(stats)
         if start is not None:
-            recogniser = streams.recognisers[start.stream]
-            recogniser.expect(video=start.has_video, audio=start.has_audio)
+            streams.expect(start.stream, video=start.has_video, audio=start.has_audio)
 
     def take(message: Message) -> None:
         assert isinstance(message, Routed)

@@ -6,6 +6,7 @@ Takes messages and times as arguments; it knows nothing about sockets, devices o
 `Scored` messages.
 """
 
+import heapq
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -52,6 +53,9 @@ class Streams:
     Under overload a turn takes longer than the time between two windows. Then of each stream only the newest
     window is scored and the others are counted (see `Schedule`), so rates fall evenly; and of each face no
     more ticks are encoded than its share of the time, evenly spread, and the others are masked and counted.
+
+    A turn looks only at streams that have news (something came, or the time to wait is over), so that what it
+    costs grows with what there is to do.
     """
 
     recognition: Recognition
@@ -62,14 +66,28 @@ class Streams:
     _scoring_ns: int = 0
     _counts: dict[str, Counter[str]] = field(default_factory=dict)
     _over: set[str] = field(default_factory=set)
+    _news: dict[str, None] = field(default_factory=dict)  # since `due` last looked, in the order of coming
+    _unsettled: dict[str, None] = field(default_factory=dict)  # since `newly_over` last looked
+    _wakes: list[tuple[int, str]] = field(default_factory=list)  # a heap, of some that are past too
+
+    def __post_init__(self) -> None:
+        for name in self.recognisers:
+            self._note(name)
+            self._await(name)
 
     def take(self, message: Routed, now_ns: int) -> None:
         """One message of the `observe` link, at its arrival."""
         self.recognisers[message.stream].take(message.item, now_ns)
+        self._note(message.stream)
+
+    def expect(self, name: str, *, video: bool, audio: bool) -> None:
+        """What will come of a stream; of what will not, nothing is waited for any more."""
+        self.recognisers[name].expect(video=video, audio=audio)
+        self._note(name)
 
     def encode(self) -> None:
         """Encode the ticks that have closed."""
-        streams = (stream for each in self.recognisers.values() for stream in each.streams)
+        streams = (stream for name in self._news for stream in self.recognisers[name].streams)
         waiting = [stream for stream in streams if stream.closed]
         if not waiting:
             return
@@ -84,7 +102,10 @@ class Streams:
     def due(self, now_ns: int) -> Iterator[Due]:
         """The windows to score now, in batches, the earliest end first."""
         self._scoring_ns = 0
-        ends = {name: recogniser.due(now_ns) for name, recogniser in self.recognisers.items()}
+        ends = {name: self.recognisers[name].due(now_ns) for name in self._with_news(now_ns)}
+        for name, each in ends.items():
+            if each:
+                self._await(name)
         while any(ends.values()):
             firsts = sorted((each.pop(0), name) for name, each in ends.items() if each)
             while firsts:
@@ -113,7 +134,8 @@ class Streams:
 
     def newly_over(self) -> list[str]:
         """The streams from which nothing will come any more, each named once."""
-        over = [name for name, each in self.recognisers.items() if each.ended and name not in self._over]
+        over = [name for name in self._unsettled if self.recognisers[name].ended and name not in self._over]
+        self._unsettled.clear()
         self._over.update(over)
         for name in over:
             self.recognisers[name].close_faces()
@@ -126,8 +148,9 @@ class Streams:
 
     def wake_ns(self) -> int | None:
         """When, by the clock, `due` has something to say at the latest; None: only messages count."""
-        wakes = (each.schedule.wake_ns() for each in self.recognisers.values() if not each.ended)
-        return min((wake_ns for wake_ns in wakes if wake_ns is not None), default=None)
+        while self._wakes and not self._awaited(*self._wakes[0]):
+            heapq.heappop(self._wakes)
+        return self._wakes[0][0] if self._wakes else None
 
     def counted(self, name: str) -> tuple[int, int]:
         """Windows of a stream scored, and skipped, since this was last asked."""
@@ -136,3 +159,25 @@ class Streams:
         answer = counts["windows"], skipped - counts["skipped"]
         counts["windows"], counts["skipped"] = 0, skipped
         return answer
+
+    def _note(self, name: str) -> None:
+        self._news[name] = self._unsettled[name] = None
+
+    def _with_news(self, now_ns: int) -> list[str]:
+        """The streams that have news, or whose time has come; they have been looked at then."""
+        while self._wakes and self._wakes[0][0] <= now_ns:
+            wake_ns, name = heapq.heappop(self._wakes)
+            if self._awaited(wake_ns, name):
+                self._news[name] = None
+        names = list(self._news)
+        self._news.clear()
+        return names
+
+    def _await(self, name: str) -> None:
+        wake_ns = self.recognisers[name].schedule.wake_ns()
+        if wake_ns is not None:
+            heapq.heappush(self._wakes, (wake_ns, name))
+
+    def _awaited(self, wake_ns: int, name: str) -> bool:
+        recogniser = self.recognisers[name]
+        return not recogniser.ended and wake_ns == recogniser.schedule.wake_ns()

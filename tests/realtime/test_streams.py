@@ -384,6 +384,38 @@ def test_the_earliest_end_goes_first_and_batches_have_a_limit(folder: Path) -> N
     assert {name for batch in batches for name, _ in batch} == set(NAMES)
 
 
+def test_a_turn_asks_those_streams_only_that_have_news(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = _streams(Counting(folder), NAMES)
+    asked: list[str] = []
+    due = Recogniser.due
+
+    def noted(self: Recogniser, now_ns: int) -> list[int]:
+        asked.append(self.name)
+        return due(self, now_ns)
+
+    monkeypatch.setattr(Recogniser, "due", noted)
+    assert streams.wake_ns() == EPOCH + 200 * MS + 80 * MS, "no message has come, yet a window will be due"
+    assert not list(streams.due(EPOCH))
+    assert sorted(asked) == sorted(NAMES), "nobody knows anything of them yet"
+    asked.clear()
+    streams.take(Routed("desk", _items("desk", 0.1)[0]), EPOCH)
+    assert not list(streams.due(EPOCH + MS))
+    assert not list(streams.due(EPOCH + 2 * MS))
+    assert asked == ["desk"], "once"
+    asked.clear()
+    assert [len(batch) for batch in streams.due(EPOCH + 280 * MS)] == [6]
+    assert sorted(asked) == sorted(NAMES), "their time to wait is over"
+    assert streams.wake_ns() == EPOCH + 400 * MS + 80 * MS
+    for name in NAMES[1:]:
+        streams.expect(name, video=False, audio=False)
+    assert streams.newly_over() == [*NAMES[1:]]
+    assert streams.wake_ns() == EPOCH + 400 * MS + 80 * MS
+    streams.expect(NAMES[0], video=False, audio=False)
+    assert streams.wake_ns() is None
+
+
 def test_a_stream_of_which_nothing_is_expected_is_over_and_holds_up_nobody(folder: Path) -> None:
     streams = _streams(Counting(folder), NAMES[:2])
     streams.recognisers["desk"].expect(video=False, audio=False)
