@@ -384,9 +384,7 @@ def test_the_earliest_end_goes_first_and_batches_have_a_limit(folder: Path) -> N
     assert {name for batch in batches for name, _ in batch} == set(NAMES)
 
 
-def test_a_turn_asks_those_streams_only_that_have_news(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_turn_asks_those_streams_only_that_have_news(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     streams = _streams(Counting(folder), NAMES)
     asked: list[str] = []
     due = Recogniser.due
