@@ -98,18 +98,18 @@ def _capture(edge: Edge, job: CaptureJob) -> NoReturn:
 
 def _what_exists(job: CaptureJob) -> tuple[tuple[SourceSpec, ...], tuple[str, ...]]:
     """The sources to open, and a line where they are not those of the job."""
-    first = job.sources[0]
+    first, *others = job.sources
     if first.kind is not Kind.CAMERA or first.spec is not None:
         return job.sources, ()
     from realtime.sources.camera import list_cameras
 
     cameras = list_cameras()
     if cameras:
-        return (replace(first, spec=str(cameras[0].index)),), ()
+        return (replace(first, spec=str(cameras[0].index)), *others), ()
     if job.fallback is None:
         raise AbsentError("There is no camera on this machine any more.")
     line = "No camera was found, so this is the demo: made by code, it shows the pipeline, not accuracy."
-    return (job.fallback,), (line,)
+    return (job.fallback, *others), (line,)
 
 
 def _has(info: SourceInfo, kind: str) -> bool:

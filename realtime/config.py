@@ -67,8 +67,8 @@ class StreamConfig:
 class Config:
     """One run. Each field is a flag of the same name, and a key of the TOML file.
 
-    camera: number, name, URL, file, "demo" or "none"; None: the first camera, else the demo. Several streams:
-        one "NAME=WORD" each.
+    camera: number, name, URL, file, "demo" or "none"; None: the first camera, else the demo; without pacing
+        none. Several streams: one "NAME=WORD" each.
     mic: number, name, file, "default" or "none"; None: the sound of `camera` where that is a file, a URL or
         the demo, else the default microphone where there is one. "NAME=WORD": for that stream; else for the
         first one ("none": for all). Of several streams those with a device have no sound unless it is named.
@@ -116,13 +116,13 @@ class Config:
         if self.out is not None and self.out.suffix not in (".jsonl", ".csv"):
             raise UsageError(f"--out must end in .jsonl or .csv, not {self.out.name!r}.")
         for stream in self.streams:
+            if not self.pace:
+                _check_no_pace(stream)
             silent = stream.mic == "none" or (stream.mic is None and not stream.alone)
             if stream.camera == "none" and silent:
                 raise UsageError(
                     "With --camera none and --mic none there is nothing to look at or listen to."
                 )
-            if not self.pace:
-                _check_no_pace(stream)
 
     @property
     def rate_hz(self) -> Fraction:
@@ -151,6 +151,8 @@ class Config:
         first = next(iter(cameras))
         if plain is not None and first in mics:
             raise UsageError(f"--mic {plain} and --mic {first}={mics[first]}: the stream {first} has one.")
+        if cameras[first] is None and not self.pace:
+            cameras[first] = "none"  # media time is the clock, and a camera has none
         if plain is not None:
             mics |= {name: plain for name in (cameras if plain == "none" else [first]) if name not in mics}
         return tuple(
@@ -184,7 +186,7 @@ def _check_no_pace(stream: StreamConfig) -> None:
     for flag, spec in (("--camera", stream.camera), ("--mic", stream.mic)):
         if spec not in (None, "none", "demo") and not Path(str(spec)).is_file():
             raise UsageError(f"--no-pace takes media files (or the demo); {flag} {spec} is not a file.")
-    if stream.camera in (None, "none") and stream.mic in (None, "none"):
+    if stream.camera == "none" and stream.mic in (None, "none"):
         raise UsageError("--no-pace takes media files: name one with --camera or --mic.")
 
 

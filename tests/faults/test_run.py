@@ -90,7 +90,8 @@ def test_a_picture_file_with_the_sound_of_another(bundle: Path, clip: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    ("flags", "audio"), [(["--camera", "none", "--mic"], True), (["--mic", "none", "--camera"], False)]
+    ("flags", "audio"),
+    [(["--camera", "none", "--mic"], True), (["--mic"], True), (["--mic", "none", "--camera"], False)],
 )
 def test_one_sense_alone(bundle: Path, clip: Path, tmp_path: Path, flags: list[str], audio: bool) -> None:
     out = tmp_path / "out.csv"

@@ -213,6 +213,13 @@ def test_sound_alone(film: str) -> None:
     assert _sketch(camera="none") == [("microphone", True, [(Kind.MICROPHONE, None, False, True)])]
 
 
+@pytest.mark.parametrize("spec", ["demo", "FILM"])
+def test_sound_without_pacing_is_alone_where_no_picture_is_named(film: str, spec: str) -> None:
+    spec = film if spec == "FILM" else spec
+    assert _sketch(mic=spec, pace=False) == _sketch(camera="none", mic=spec)
+    assert parts(Config(mic=spec, pace=False))[0].fallback is None
+
+
 def test_two_files_have_two_workers_by_the_clock_and_one_without(film: str) -> None:
     picture, sound = (Kind.MEDIA, film, True, False), (Kind.MEDIA, film, False, True)
     assert _sketch(camera=film, mic=film) == [("media", True, [picture]), ("sound", True, [sound])]
