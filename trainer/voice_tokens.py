@@ -12,7 +12,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from engine.signals.voice import CHUNK, STEP, chunks, read_voice_encoder, steps_voiced
-from trainer import prepare_voices
 from trainer.prepare_voices import Mels, open_mels, voiced
 from trainer.work_pool import run_in_order
 
@@ -68,11 +66,10 @@ def make_tokens(cache: Path, encoder: Path, jobs: int | None = None) -> None:
     (cache / MADE).write_text(json.dumps(made))
 
 
-def described(encoder: Path, cache: Path) -> dict[str, Any]:
-    """Everything that shapes the tokens but the voices themselves, as plain values."""
-    told = cache / prepare_voices.MADE
-    sound = json.loads(told.read_text()) if told.is_file() else None
-    return {"encoder": hashlib.sha256(encoder.read_bytes()).hexdigest(), "sound": sound}
+def described(encoder: Path, cache: Path) -> dict[str, str]:
+    """What the tokens are made from, as plain values; another voice has other means in the log-mel's index."""
+    files = {"encoder": encoder, "log_mel": cache / "mel.npz"}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
 
 
 def _write(cache: Path, encoder: Path, mels: Mels, jobs: int) -> None:

@@ -1,6 +1,7 @@
 """What is derived from sets: of the right stills and faces, and made anew where it no longer fits."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ from safetensors.torch import save_file
 from small_media import pictures
 from small_windows import FRAME_ENCODER
 
+from tests.engine.small_bundle import VOICE, voice_graph, voice_weights
 from trainer.clip_sets import save_shard
+from trainer.data.sound import store_voices
+from trainer.data.takes import Take
 from trainer.model.frame_encoder import FrameEncoder
 from trainer.moving_faces import MovingClip
 from trainer.prepare import main
 from trainer.prepare_windows import flow_params, load_frame_encoder, write_tokens
 from trainer.prepared_sets import make_ready, training_sets
 from trainer.stage_stills import StillsStage
+from trainer.voice_tokens import open_tokens
 
 
 def a_set(folder: Path, split: str, speaker: str) -> None:
@@ -32,11 +37,40 @@ def a_set(folder: Path, split: str, speaker: str) -> None:
     (faces / "set.json").write_text('{"clips": 1}')
 
 
+def some_voices(cache: Path, numbers: Sequence[int]) -> None:
+    """Takes of one length, each with a sound of its own, as `trainer.prepare` leaves them."""
+    takes = [
+        Take(file=Path(f"{n}.wav"), corpus="mine", speaker="mine/ann", label="sad", split="train")
+        for n in numbers
+    ]
+    sounds = [np.random.default_rng(n).integers(-900 * (n + 1), 900 * (n + 1), 16_000) for n in numbers]
+    store_voices(takes, [16_000] * len(takes), [sound.astype(np.int16) for sound in sounds], cache)
+
+
 def test_a_mute_speaker_is_in_one_split_too(tmp_path: Path) -> None:
     a_set(tmp_path / "a", "train", "mine/ann")
     a_set(tmp_path / "b", "dev", "mine/ann")
     with pytest.raises(ValueError, match="speaker mine/ann is dev in one set and train in another"):
         make_ready({"stage": "voices", "sets": [str(tmp_path / name) for name in "ab"]})
+
+
+def test_tokens_of_other_voices_are_not_used(tmp_path: Path) -> None:
+    """The same settings, as many takes, as long ones: only what is heard is another."""
+    encoder, cache = tmp_path / VOICE["encoder"], tmp_path / "set" / "voices"
+    encoder.write_bytes(voice_graph(voice_weights(np.random.default_rng(7))))
+    config: dict[str, Any] = {
+        "stage": "voices", "sets": [str(tmp_path / "set")], "sessions": 1, "voice_encoder": str(encoder),
+        "window_model": {"voice_token": VOICE["width"]},
+    }  # fmt: skip
+    made = []
+    for numbers in ([0, 1], [1, 2], [1, 2]):
+        some_voices(cache, numbers)
+        make_ready(config, 1)
+        made.append((open_tokens(cache).means[0], (cache / "voice_tokens.npy").stat().st_mtime_ns))
+    (first, _), (second, stamp), (third, later) = made
+    assert not np.allclose(first[0], second[0], atol=1e-3)
+    np.testing.assert_array_equal(second, third)
+    assert stamp == later  # prepared anew from the same voices: nothing to do
 
 
 def test_tokens_of_another_encoder_or_flow_are_not_used(
