@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.evidence import evidence
@@ -114,7 +114,7 @@ def main() -> None:
     report = {"temperatures": dict(zip(HEADS, network.temperatures.tolist(), strict=True)), "split": split}
     report |= calibration(network, shown, sure_after_s)
     out = arguments.out or weights.with_name("calibrated.safetensors")
-    save_file(load_file(weights) | {"temperatures": network.temperatures.clone()}, out)
+    save_file(read_weights(weights) | {"temperatures": network.temperatures.clone()}, out)
     print(json.dumps(report, indent=1))
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.trainer.small_windows import windows_config, write_data
 from trainer import calibrate
@@ -52,16 +51,19 @@ def test_halves_share_no_speaker_and_are_shown_with_their_own_temperatures(data:
     assert shown["both_fused"]["ece"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors"])
 def test_the_weights_keep_what_fits_all_test_speakers(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = windows_config(data)
     monkeypatch.setattr(calibrate, "STEPS", 2)
     monkeypatch.setattr(calibrate, "read_config", lambda *_: config)
-    weights, out = data / "run" / "best.safetensors", tmp_path / "calibrated.safetensors"
+    weights, out = data / "run" / name, tmp_path / "calibrated.safetensors"
     options = ["--weights", str(weights), "--out", str(out), "--test", str(data / "train"), "--halves"]
     monkeypatch.setattr(sys, "argv", ["calibrate", "--config", "tiny.toml", *options])
     calibrate.main()
     network = load_network(config, weights)
     test = window_source(network, [SetFolders(data / "voices", (data / "train",))], "test", "mel")
-    torch.testing.assert_close(load_file(out)["temperatures"], calibrate.fitted(network, test, {}))
+    fitted = calibrate.fitted(network, test, {})
+    assert not torch.equal(fitted, network.temperatures)
+    torch.testing.assert_close(load_network(config, out).temperatures, fitted)
