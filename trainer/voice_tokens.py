@@ -67,7 +67,7 @@ def make_tokens(cache: Path, encoder: Path, jobs: int | None = None) -> None:
 
 
 def described(encoder: Path, cache: Path) -> dict[str, str]:
-    """What the tokens are made from, as plain values; another voice has other means in the log-mel's index."""
+    """Digests of what the tokens are made from; another voice has other means in the index of the log-mel."""
     files = {"encoder": encoder, "log_mel": cache / "mel.npz"}
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
 
