@@ -177,7 +177,8 @@ def settings(sessions: int, varied: bool = False) -> dict[str, Any]:
     variety = (voice_variety, other_words) if varied else ()
     parts = (augment_sound, engine.signals.sound, _session, _babblers, voiced, *variety)
     code = digest([inspect.getsource(part) for part in parts])
-    return {"sessions": sessions, "mel": asdict(MelParams()), "floor": VOICE_FLOOR, "code": code}
+    told = {"sessions": sessions, "mel": asdict(MelParams()), "floor": VOICE_FLOOR, "code": code}
+    return told | ({"varied": True} if varied else {})
 
 
 def is_made(cache: Path, sessions: int, waveform: bool) -> bool:

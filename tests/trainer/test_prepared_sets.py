@@ -14,6 +14,7 @@ from small_media import pictures
 from small_windows import FRAME_ENCODER
 
 from tests.engine.small_bundle import VOICE, voice_graph, voice_weights
+from trainer import prepare_voices
 from trainer.clip_sets import save_shard
 from trainer.data.sound import store_voices
 from trainer.data.takes import Take
@@ -71,6 +72,20 @@ def test_tokens_of_other_voices_are_not_used(tmp_path: Path) -> None:
     assert not np.allclose(first[0], second[0], atol=1e-3)
     np.testing.assert_array_equal(second, third)
     assert stamp == later  # prepared anew from the same voices: nothing to do
+
+
+def test_what_was_made_varied_is_not_overwritten(tmp_path: Path) -> None:
+    cache = tmp_path / "set" / "voices"
+    some_voices(cache, [0])
+    prepare_voices.main(["--cache", str(cache), "--sessions", "2", "--varied", "--jobs", "1"])
+    before = (cache / "mel.npy").read_bytes()
+    config: dict[str, Any] = {"stage": "voices", "sets": [str(tmp_path / "set")], "window_model": {}}
+    with pytest.raises(ValueError, match=r"--varied, which sets would make anew: name it as cache, without"):
+        make_ready(config, 1)
+    assert (cache / "mel.npy").read_bytes() == before
+    (cache / "made.json").unlink()
+    make_ready(config, 1)
+    assert len(prepare_voices.open_mels(cache).starts) == 5
 
 
 def test_tokens_of_another_encoder_or_flow_are_not_used(
