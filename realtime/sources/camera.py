@@ -21,6 +21,7 @@ import cv2
 from engine.errors import AbsentError, SourceError
 from engine.types import Frame, UInt8
 from realtime.clock import CameraClock
+from realtime.parts import Kind, kind_of
 from realtime.sources.base import Inbox, Item, Source, SourceInfo
 from realtime.sources.media import open_media
 
@@ -77,18 +78,17 @@ def open_camera(
 ) -> Source:
     """Opens what `--camera` names, all but `demo` and `none`.
 
-    spec: an index, a URL, a media file, or part of a camera's name, tried in that order.
+    spec: an index, a URL, a media file, a device node, or part of a camera's name, tried in that order.
     paced, anchor_ns, audio: for files and URLs, see `open_media`; audio: their sound is wanted too.
     size: width and height in pixels to ask a local camera for; default: OpenCV's (mostly 640 x 480).
 
     Raises SourceError; for what does not exist AbsentError, which says which cameras do.
     """
-    if not spec.isdigit():
-        if "://" in spec or Path(spec).exists():
-            return open_media(spec, paced=paced, anchor_ns=anchor_ns, audio=audio)
-        if re.search(r"[/\\]|\.\w{2,4}$", spec) and not spec.startswith("/dev/video"):
-            raise AbsentError(f"There is no file {spec}; {_what_there_is(list_cameras())}")
+    if kind_of(spec, Kind.CAMERA) is Kind.MEDIA:
+        return open_media(spec, paced=paced, anchor_ns=anchor_ns, audio=audio)
     cameras = list_cameras()
+    if re.search(r"[/\\]|\.\w{2,4}$", spec) and not (spec.startswith("/dev/") or Path(spec).exists()):
+        raise AbsentError(f"There is no file {spec}; {_what_there_is(cameras)}")
     camera = _chosen(spec, cameras)
     if camera is None:
         raise AbsentError(f"There is no camera {spec}; {_what_there_is(cameras)}")
@@ -164,9 +164,10 @@ def _three(image: UInt8) -> UInt8:
 
 
 def _chosen(spec: str, cameras: list[Camera]) -> Camera | None:
-    spec = spec.removeprefix("/dev/video")
-    if spec.isdigit():
-        return next((camera for camera in cameras if camera.index == int(spec)), None)
+    node = re.fullmatch(r"/dev/video(\d+)", os.path.realpath(spec))  # /dev/v4l/by-id/... leads to one
+    index = spec if node is None or spec.isdigit() else node[1]
+    if index.isdigit():
+        return next((camera for camera in cameras if camera.index == int(index)), None)
     same = [camera for camera in cameras if camera.name.casefold() == spec.casefold()]
     alike = [camera for camera in cameras if spec.casefold() in camera.name.casefold()]
     return next(iter(same + alike), None)

@@ -22,6 +22,7 @@ import numpy as np
 from engine.errors import AbsentError, SourceError
 from engine.types import Block, Float32
 from realtime.clock import SampleClock
+from realtime.parts import Kind, kind_of
 from realtime.sources.base import Inbox, Item, Loss, Source, SourceInfo
 from realtime.sources.media import open_media
 from realtime.sources.sound import BLOCK_NS, RATE_HZ, BlockCutter
@@ -87,7 +88,7 @@ def open_microphone(spec: str = "default", *, paced: bool = True, anchor_ns: int
 
     Raises SourceError; for what does not exist AbsentError, which says which microphones do.
     """
-    if not spec.isdigit() and ("://" in spec or Path(spec).exists()):
+    if kind_of(spec, Kind.MICROPHONE) is Kind.MEDIA:
         return open_media(spec, paced=paced, anchor_ns=anchor_ns, video=False)
     microphones = list_microphones()
     chosen = _chosen(spec, microphones)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.errors import SourceError
+from engine.errors import AbsentError, SourceError
 from engine.types import Block, Frame
 from realtime.sources.base import Idle, Item, Source
-from realtime.sources.camera import Camera, list_cameras, open_camera
+from realtime.sources.camera import Camera, _chosen, list_cameras, open_camera
 from realtime.sources.network import shown
 from tests.peers.clip import beeps, flashes, write_clip
 from tests.peers.mjpeg import MjpegServer
@@ -171,6 +171,20 @@ def test_no_such_camera_names_what_there_is_and_the_demo(spec: str) -> None:
     assert "--camera demo" in sentence
     for camera in list_cameras():
         assert camera.name in sentence
+
+
+@pytest.mark.parametrize("node", ["/dev/video2", "by-id"])
+def test_a_device_node_is_the_camera_that_it_leads_to(tmp_path: Path, node: str) -> None:
+    cameras = [Camera(index=index, name=f"camera {index}") for index in (0, 2)]
+    (tmp_path / "by-id").symlink_to("/dev/video2")
+    assert _chosen(str(tmp_path / node), cameras) is cameras[1]
+
+
+def test_a_device_node_is_no_media(tmp_path: Path) -> None:
+    node = tmp_path / "by-id"
+    node.symlink_to("/dev/null")
+    with pytest.raises(AbsentError, match=f"There is no camera {node}; "):
+        open_camera(str(node))
 
 
 def test_no_such_file_is_called_a_file() -> None:

@@ -96,7 +96,7 @@ def test_no_such_microphone_names_what_there_is(sound: PulseServer) -> None:
     code = """
 from engine.errors import SourceError
 from realtime.sources.microphone import open_microphone
-for spec in ("Nobody's", "97"):
+for spec in ("Nobody's", "97", "/dev/null"):
     try:
         open_microphone(spec)
     except SourceError as error:
@@ -106,6 +106,7 @@ for spec in ("Nobody's", "97"):
     lines = said.splitlines()
     assert lines[0].startswith("There is no microphone Nobody's; there is 0 (pulse)")
     assert lines[1].startswith("There is no microphone 97; there is 0 (pulse)")
+    assert lines[2].startswith("There is no microphone /dev/null;"), "a device node is no media"
     assert stderr == ""
 
 
