@@ -14,7 +14,6 @@ import numpy as np
 from benchmarks.eager import AbsentEngineError, AnewBackend, TorchBackend
 from engine.backends import ENGINES, PLANNERS, Backend, choose
 from engine.backends.base import Answers
-from engine.backends.card import CardBackend
 from engine.backends.onnx import available_providers, without_cuda
 from engine.bundle import Bundle
 from engine.errors import BackendError
@@ -51,6 +50,7 @@ class NothingBackend:
 
     name = NOTHING
     tracks: int | None = None
+    precision = "fp32"
 
     def __init__(self, bundle: Bundle) -> None:
         self._heads, self._sizes = len(bundle.heads), (len(bundle.labels), len(bundle.attributes))
@@ -97,8 +97,7 @@ def open_engine(name: str, bundle: Bundle) -> Opened:
         choice = choose(bundle, name)
     except BackendError as error:
         raise AbsentEngineError(str(error)) from error
-    precision = choice.backend.key.precision if isinstance(choice.backend, CardBackend) else "fp32"
-    return Opened(choice.backend, choice.reason, name not in CPU_ENGINES, precision)
+    return Opened(choice.backend, choice.reason, name not in CPU_ENGINES, choice.backend.precision)
 
 
 def absent(name: str) -> bool:

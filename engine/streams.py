@@ -61,9 +61,14 @@ class Recognition:
             return heapq.heappop(self._free)
         tracks = self.backend.tracks
         if tracks is not None and self._slots >= tracks:
-            raise BackendError(too_few(self.backend.name, tracks, self._slots + 1))
+            raise BackendError(self.too_few(self._slots + 1))
         self._slots += 1
         return self._slots - 1
+
+    def too_few(self, wanted: int) -> str:
+        """That its back end keeps fewer tracks than are wanted, and what to build, in one sentence."""
+        backend = self.backend
+        return too_few(self.bundle, backend.name, backend.precision, backend.tracks or 0, wanted)
 
     def give_slot(self, slot: int) -> None:
         """Hand a slot back; its baseline is forgotten."""

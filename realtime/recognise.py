@@ -87,13 +87,11 @@ def _recognise(edge: Edge, job: RecogniseJob) -> NoReturn:
 
 def _scarce(recognition: "Recognition", job: RecogniseJob) -> str | None:
     """That not all faces can be followed at once, in a sentence; None where they can."""
-    from engine.plans.store import too_few
-
     kept, wanted = recognition.backend.tracks, job.most_tracks
     if kept is None or kept >= wanted:
         return None
     beyond = "each stream has one face for certain, those beyond the tracks are left out and counted"
-    return f"{too_few(recognition.backend.name, kept, wanted)[:-1]}; until then {beyond}."
+    return f"{recognition.too_few(wanted)[:-1]}; until then {beyond}."
 
 
 def _streams(recognition: "Recognition", job: RecogniseJob, starts: "dict[str, Start]") -> "Streams":

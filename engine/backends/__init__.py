@@ -3,6 +3,7 @@
 An engine's package is imported when it is chosen, not before. Data leaves as a `Choice`.
 """
 
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -21,7 +22,7 @@ from engine.backends.card import CardBackend
 from engine.bundle import Bundle
 from engine.cache import cache_folder
 from engine.errors import BackendError
-from engine.plans.store import BUILD, has_plans, plan_folder
+from engine.plans.store import build_command, has_plans, plan_folder
 
 ENGINES = ("auto", "tensorrt", "inductor", "onnx-cuda", "onnx", "openvino")
 PLANNED = {"tensorrt": "TensorRT", "inductor": "Inductor"}
@@ -77,9 +78,8 @@ def _on_a_card(bundle: Bundle, tracks: int) -> tuple[Choice | None, list[str]]:
             continue
         if not has_plans(bundle, engine, plan_folder()):
             if engine == "tensorrt":  # torch may be there for other reasons
-                passed_over.append(
-                    f"{name} is installed but has no plan of this bundle: {BUILD.format(engine=engine)}"
-                )
+                build = build_command(bundle, engine)
+                passed_over.append(f"{name} is installed but has no plan of this bundle: {build}")
             continue
         try:
             return _planned(bundle, engine, "a plan for this machine is there", tracks), passed_over
@@ -128,6 +128,14 @@ def _on_the_cpu(bundle: Bundle) -> Choice:
         return Choice(_open("onnx", bundle), "onnx: the only engine installed")
     if importlib.util.find_spec(PACKAGES["onnx"]) is None:
         return Choice(_open("openvino", bundle), "openvino: the only engine installed")
+    try:
+        return _faster(bundle)
+    except BackendError as error:  # what is installed may still not run here
+        return Choice(_open("onnx", bundle), f"onnx: openvino does not run here: {error}")
+
+
+def _faster(bundle: Bundle) -> Choice:
+    """The faster of both engines on the CPU. Raises BackendError where one of them does not open."""
     file = cache_folder() / "engines.json"
     kept = _read(file)
     key = _key(bundle)
@@ -162,8 +170,15 @@ def _open(engine: str, bundle: Bundle) -> HostBackend:
 
 def _key(bundle: Bundle) -> str:
     """What the measurement depends on: the model, the machine and the engines' versions."""
-    versions = [f"{package} {importlib.metadata.version(package)}" for package in PACKAGES.values()]
+    versions = [f"{package} {_version(package)}" for package in PACKAGES.values()]
     return ", ".join([bundle.digest, platform.node(), platform.machine(), *versions])
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # of another wheel, as onnxruntime is of onnxruntime-gpu
+        return str(importlib.import_module(package).__version__)
 
 
 def _measure(backends: dict[str, HostBackend], bundle: Bundle) -> dict[str, float]:

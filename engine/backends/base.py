@@ -39,10 +39,16 @@ class Answers(NamedTuple):
 class Backend(Protocol):
     """An inference engine with the tokens of all tracks that it serves.
 
-    tracks: how many slots it keeps, from 0 on; None: any number.
+    tracks: how many slots it keeps, from 0 on; None: any number. precision: of its products, "fp32",
+    "fp16" or "bf16".
     """
 
     name: str
+
+    @property
+    def precision(self) -> str:
+        """See above."""
+        ...
 
     @property
     def tracks(self) -> int | None:
@@ -131,6 +137,7 @@ class HostBackend:
 
     name = "host"
     tracks: int | None = None
+    precision = "fp32"
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle

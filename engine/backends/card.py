@@ -75,6 +75,11 @@ class CardBackend:
         return self._largest
 
     @property
+    def precision(self) -> str:
+        """See `Backend`."""
+        return self.key.precision
+
+    @property
     def voice(self) -> VoiceEncoder | None:
         """See `Backend`; on the card, its answers on the host, as the voice's slow mean is there."""
         voice = self._bundle.voice
@@ -239,7 +244,7 @@ class CardBackend:
 
     def _check(self, slot: int) -> None:
         if slot >= self._largest:
-            raise BackendError(too_few(self.name, self._largest, slot + 1))
+            raise BackendError(too_few(self._bundle, self.name, self.precision, self._largest, slot + 1))
 
 
 def _joined(found: Sequence[Answers]) -> Answers:

@@ -16,12 +16,20 @@ from numpy.typing import NDArray
 from engine.backends.base import Arrays
 from engine.backends.card import CardBackend
 from engine.backends.device_flow import DeviceFlow, find_flow
-from engine.backends.inductor_parts import REBUILD, Part, Program, load
+from engine.backends.inductor_parts import Part, Program, load
 from engine.backends.layout import Field
 from engine.backends.torch_device import Tensor, TorchDevice
 from engine.bundle import Bundle
 from engine.errors import BackendError
-from engine.plans.store import PlanKey, find_plan, part_names, plan_folder, read_plan, refuse_waveforms
+from engine.plans.store import (
+    PlanKey,
+    find_plan,
+    part_names,
+    plan_folder,
+    read_plan,
+    rebuild_command,
+    refuse_waveforms,
+)
 from engine.signals.voice import PIECE
 from engine.types import Float32, UInt8
 
@@ -79,11 +87,11 @@ def open_plan(
     bundle: Bundle, key: PlanKey, parts: Mapping[str, bytes], device: TorchDevice
 ) -> "InductorBackend":
     """The back end on a plan's parts. Raises BackendError."""
-    names = part_names(bundle)
+    names, rebuild = part_names(bundle), rebuild_command(bundle, key)
     if missing := sorted(set(names) - set(parts)):
-        raise BackendError(f"The plan has no {missing[0]}: build it anew with {REBUILD}.")
+        raise BackendError(f"The plan has no {missing[0]}: build it anew with {rebuild}.")
     with device.current():
-        programs = {name: load(device, name, parts[name]) for name in names}
+        programs = {name: load(device, name, parts[name], rebuild) for name in names}
         flow = find_flow(bundle.flow, bundle.crop.size, key.largest_batch)
     return InductorBackend(bundle, key, programs, device, flow)
 

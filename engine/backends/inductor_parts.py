@@ -20,8 +20,6 @@ from engine.backends.layout import Field, Layout, sizes
 from engine.backends.torch_device import Tensor, TorchDevice, first_line
 from engine.errors import BackendError
 
-REBUILD = "python -m engine.build --engine inductor"
-
 Program = Callable[..., Sequence[Tensor]]
 """Tensors on the card to tensors on the card, on the current stream."""
 
@@ -29,8 +27,9 @@ Work = Callable[[int, Mapping[str, Tensor]], Mapping[str, Tensor]]
 """work(batch, inputs) asks the stream for all there is to do with a batch; returns what is copied back."""
 
 
-def load(device: TorchDevice, name: str, package: bytes) -> Program:
-    """A compiled program as its plan holds it. Raises BackendError where torch cannot load it."""
+def load(device: TorchDevice, name: str, package: bytes, rebuild: str) -> Program:
+    """A compiled program as its plan holds it. Raises BackendError where torch cannot load it, which names
+    `rebuild`, the command that builds it anew."""
     torch = device.torch
     with tempfile.TemporaryDirectory(prefix="de3-live-") as folder:
         file = Path(folder, f"{name}.pt2")
@@ -41,7 +40,7 @@ def load(device: TorchDevice, name: str, package: bytes) -> Program:
         except (RuntimeError, OSError) as error:
             raise BackendError(
                 f"torch {torch.__version__} cannot load the {name} of the plan ({first_line(error)}): "
-                f"build it anew with {REBUILD}."
+                f"build it anew with {rebuild}."
             ) from error
     return program
 

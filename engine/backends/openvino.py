@@ -50,13 +50,15 @@ class OpenVinoBackend(HostBackend):
 def import_openvino() -> Any:
     """The package, without what it would tell its makers of every import: then it takes its own stub for it.
 
-    Raises BackendError where it is missing.
+    Raises BackendError where it is missing or cannot be imported.
     """
     sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
     try:
         return importlib.import_module("openvino")
     except ImportError as error:
-        raise BackendError("OpenVINO is not installed: pip install openvino.") from error
+        if isinstance(error, ModuleNotFoundError) and error.name == "openvino":
+            raise BackendError("OpenVINO is not installed: pip install openvino.") from error
+        raise BackendError(f"OpenVINO cannot be imported ({error}): install it anew.") from error
 
 
 def _request(core: Any, file: Path, outputs: tuple[str, ...]) -> Any:

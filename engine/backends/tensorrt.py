@@ -19,7 +19,7 @@ from engine.backends.card import CardBackend
 from engine.backends.device import Device
 from engine.backends.device_flow import DeviceFlow, find_flow
 from engine.backends.layout import MIB
-from engine.backends.tensorrt_parts import REBUILD, Library, Part, Wiring
+from engine.backends.tensorrt_parts import Library, Part, Wiring
 from engine.bundle import Bundle
 from engine.errors import BackendError
 from engine.plans.store import (
@@ -32,6 +32,7 @@ from engine.plans.store import (
     part_names,
     plan_folder,
     read_plan,
+    rebuild_command,
     refuse_waveforms,
 )
 from engine.types import Float32, UInt8
@@ -80,7 +81,7 @@ class TensorRtBackend(CardBackend):
         flow: tuple[DeviceFlow | None, str],
     ) -> None:
         super().__init__(bundle, plan.key, flow)
-        self._device = device
+        self._device, self._rebuild = device, rebuild_command(bundle, plan.key)
         with device.current():
             self._open(plan, library)
 
@@ -133,8 +134,8 @@ class TensorRtBackend(CardBackend):
         bundle, device, largest = self._bundle, self._device, self._largest
         names = part_names(bundle)
         if missing := sorted(set(names) - set(plan.parts)):
-            raise BackendError(f"The plan has no {missing[0]}: build it anew with {REBUILD}.")
-        engines = {name: library.load(WORDS[name], plan.parts[name]) for name in names}
+            raise BackendError(f"The plan has no {missing[0]}: build it anew with {self._rebuild}.")
+        engines = {name: library.load(WORDS[name], plan.parts[name], self._rebuild) for name in names}
         scratch = max(int(engine.device_memory_size_v2) for engine in engines.values())
         rings = largest * (self._ring + 1) * self.row_bytes
         if (free := device.free_bytes()) < scratch + rings:
@@ -152,17 +153,18 @@ class TensorRtBackend(CardBackend):
         memory = device.allocate(scratch)
         self._encoder = Part(device, library, engines[ENCODER], largest, memory, self._encoder_wiring())
         resident = {"ring": self._tokens, "state": self._state}
-        wiring = Wiring(resident=resident, fetched=self._fetched)
+        wiring = Wiring(rebuild=self._rebuild, resident=resident, fetched=self._fetched)
         self._window_model = Part(device, library, engines[SCORE], largest, memory, wiring)
         self._voice: Part | None = None
         if VOICE in engines:
-            wiring = Wiring(resident={}, fetched=("tokens",))
+            wiring = Wiring(rebuild=self._rebuild, resident={}, fetched=("tokens",))
             self._voice = Part(device, library, engines[VOICE], largest, memory, wiring)
 
     def _encoder_wiring(self) -> Wiring:
         if self._device_flow is None:
-            return Wiring(resident={})
+            return Wiring(rebuild=self._rebuild, resident={})
         return Wiring(
+            rebuild=self._rebuild,
             resident={},
             made=("flow",),
             extra=self._flow_fields(),

@@ -23,8 +23,6 @@ from engine.backends.device import INSTALL, Device, Graph
 from engine.backends.layout import Field, Layout, sizes
 from engine.errors import BackendError
 
-REBUILD = "python -m engine.build --engine tensorrt"
-
 
 class Library:
     """TensorRT itself: its version, its last complaint, and plans made ready.
@@ -50,14 +48,14 @@ class Library:
         """The last error that TensorRT logged, in brackets with a space before it; may be nothing."""
         return f" ({self.logger.last})" if self.logger.last else ""
 
-    def load(self, name: str, data: bytes) -> Any:
-        """The ICudaEngine in `data`. Raises BackendError."""
+    def load(self, name: str, data: bytes, rebuild: str) -> Any:
+        """The ICudaEngine in `data`. Raises BackendError, which names the command that builds it anew."""
         self.logger.last = ""
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise BackendError(
                 f"TensorRT {self.version} cannot load the {name} of the plan{self.complaint()}: "
-                f"build it anew with {REBUILD}."
+                f"build it anew with {rebuild}."
             )
         return engine
 
@@ -99,9 +97,11 @@ class Wiring:
     time.
 
     resident: addresses of inputs that stay on the card. made: inputs that `prepare` makes there, from `extra`
-    arrays that are copied over for it. fetched: outputs that are copied back each time.
+    arrays that are copied over for it. fetched: outputs that are copied back each time. rebuild: the command
+    that builds the plan anew.
     """
 
+    rebuild: str
     resident: Mapping[str, int]
     fetched: Sequence[str] = ()
     made: Sequence[str] = ()
@@ -125,7 +125,8 @@ class Part:
         moved = {field.name for field in inputs} - set(wiring.resident)
         if missing := sorted((set(wiring.resident) | set(wiring.made)) - {field.name for field in inputs}):
             raise BackendError(
-                f"The plan has no input {missing[0]}, it is of another version: build it anew with {REBUILD}."
+                f"The plan has no input {missing[0]}, it is of another version: build it anew with "
+                f"{wiring.rebuild}."
             )
         self._static = [f.name for f in inputs if f.name in wiring.resident]
         self._inputs = [field for field in inputs if field.name in moved]
@@ -252,7 +253,7 @@ class Part:
         if not all(ready):
             raise BackendError(
                 f"The plan does not take batches of {batch}{self._library.complaint()}: build it anew with "
-                f"{REBUILD}."
+                f"{self._wiring.rebuild}."
             )
         return context
 

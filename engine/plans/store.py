@@ -9,12 +9,13 @@ what does not fit is refused with a BackendError that says what to do.
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from engine.bundle import Bundle
+from engine.bundle import DEFAULT_BUNDLE, Bundle
 from engine.cache import cache_folder
 from engine.errors import BackendError
 from engine.types import JsonMap
@@ -25,7 +26,6 @@ LARGEST_HEADER = 1 << 20
 SUFFIX = ".plan"
 ENCODER, SCORE, VOICE = "encoder", "score", "voice"
 """The parts of a plan (see `engine.plans.graphs`), the last where the bundle has a voice encoder."""
-BUILD = "python -m engine.build --engine {engine}"
 
 Watch = Callable[[str, int, int], None]
 """watch(what, step, steps): how far a phase of a build has come."""
@@ -41,6 +41,11 @@ class Machine:
     compute_capability: str
     driver: str
     host: str = ""
+
+    @property
+    def name(self) -> str:
+        """The engine's, without its version."""
+        return self.engine.split()[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +71,7 @@ class PlanKey:
     def file_name(self) -> str:
         """The bundle's digest, the engine's name, and a digest of the whole key."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
-        return f"{self.bundle}-{self.engine.split()[0]}-{digest}{SUFFIX}"
+        return f"{self.bundle}-{self.machine.name}-{digest}{SUFFIX}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -160,9 +165,26 @@ def refuse_waveforms(bundle: Bundle) -> None:
         )
 
 
-def too_few(engine: str, kept: int, wanted: int) -> str:
+def build_command(bundle: Bundle, engine: str, precision: str = "", streams: int = 0) -> str:
+    """What a user types for a plan of a bundle; without a precision or a number of streams the usual ones."""
+    words = ["python -m engine.build --engine", engine]
+    if bundle.path != DEFAULT_BUNDLE:
+        words += ["--bundle", shlex.quote(str(bundle.path))]
+    if precision:
+        words += ["--precision", precision]
+    if streams:
+        words += ["--max-streams", str(streams)]
+    return " ".join(words)
+
+
+def rebuild_command(bundle: Bundle, key: PlanKey) -> str:
+    """What a user types for a plan like the one with this key."""
+    return build_command(bundle, key.machine.name, key.precision, key.largest_batch)
+
+
+def too_few(bundle: Bundle, engine: str, precision: str, kept: int, wanted: int) -> str:
     """That a plan has no room for so many tracks, and what to build, in one sentence."""
-    build = f"{BUILD.format(engine=engine)} --max-streams {1 << (wanted - 1).bit_length()}"
+    build = build_command(bundle, engine, precision, 1 << (wanted - 1).bit_length())
     return f"{wanted} tracks are wanted, and this plan keeps {kept} tracks: build one for more with {build}."
 
 
@@ -171,11 +193,10 @@ def find_plan(bundle: Bundle, machine: Machine, folder: Path, tracks: int = 1) -
 
     Raises BackendError where there is none, saying what the plans that are there were built for.
     """
-    engine = machine.engine.split()[0]
-    build = BUILD.format(engine=engine)
+    engine = machine.name
     refused: BackendError | None = None
     others: list[PlanKey] = []
-    small: list[int] = []
+    small: list[PlanKey] = []
     for file in sorted(folder.glob(f"{bundle.digest}-{engine}-*{SUFFIX}"), key=_age, reverse=True):
         try:
             key = read_key(file)
@@ -185,18 +206,20 @@ def find_plan(bundle: Bundle, machine: Machine, folder: Path, tracks: int = 1) -
         if key.machine != machine:
             others.append(key)
         elif key.largest_batch < tracks:
-            small.append(key.largest_batch)
+            small.append(key)
         else:
             return file
     if small:
-        raise BackendError(too_few(engine, max(small), tracks))
+        largest = max(small, key=lambda key: key.largest_batch)
+        raise BackendError(too_few(bundle, engine, largest.precision, largest.largest_batch, tracks))
     if refused is not None:
         raise refused
     if others:
         raise BackendError(
             f"The plan of this bundle was built for {_differs(others[0].machine, machine)}: "
-            f"build one with {build}."
+            f"build one with {rebuild_command(bundle, others[0])}."
         )
+    build = build_command(bundle, engine)
     raise BackendError(f"There is no {engine} plan of this bundle yet: build one with {build}.")
 
 
@@ -244,5 +267,6 @@ def _key(header: JsonMap, file: Path) -> PlanKey:
 def _spoilt(file: Path) -> BackendError:
     engine = file.name.split("-")[1:2] or ["..."]
     return BackendError(
-        f"The plan {file} is cut short or altered: build it anew with {BUILD.format(engine=engine[0])}."
+        f"The plan {file} is cut short or altered: build it anew, for the same bundle and precision, with "
+        f"python -m engine.build --engine {engine[0]}."
     )

@@ -38,7 +38,7 @@ def compiled(bundle: Bundle, device: TorchDevice, name: str, graph: onnx.ModelPr
     return bytes(graph.SerializeToString())
 
 
-def loaded(device: TorchDevice, name: str, package: bytes) -> Program:
+def loaded(device: TorchDevice, name: str, package: bytes, rebuild: str) -> Program:
     """In place of `load`."""
     graph = onnx.load_from_string(package)
     program: Program = OnnxProgram(graph, [value.name for value in graph.graph.input]).eval()

@@ -1,5 +1,6 @@
 """Which engine is taken and why, and what every CPU engine does with rings, batches and baselines."""
 
+import importlib.metadata
 import json
 import sys
 from pathlib import Path
@@ -115,6 +116,36 @@ def test_auto_does_without_what_is_not_installed(small: Bundle, monkeypatch: pyt
     assert choose(small).reason == "onnx: the only engine installed"
     with pytest.raises(BackendError, match=r"pip install .*openvino"):
         choose(small, "openvino")
+
+
+def test_auto_takes_onnx_where_openvino_is_installed_but_broken(
+    small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "openvino.py").write_text("raise ImportError('libtbb.so.12 is missing')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "1")
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    reason = choose(small).reason
+    assert reason.startswith("onnx: openvino does not run here: OpenVINO cannot be imported (libtbb.so.12 is")
+
+
+def test_auto_measures_whatever_wheel_brings_the_engines(
+    small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime-gpu brings the module onnxruntime; no wheel has that name then."""
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(engine.backends, "MEASURE_S", 0.05)
+    version = importlib.metadata.version
+
+    def of_a_wheel(package: str) -> str:
+        if package == "onnxruntime":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return version(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", of_a_wheel)
+    assert "measured now" in choose(small).reason
 
 
 def test_auto_works_where_nothing_can_be_kept(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,12 +16,21 @@ import pytest
 from small_bundle import write_bundle
 
 from engine.backends import choose
-from engine.build import PRECISIONS, Builder, Progress, main
+from engine.build import PRECISIONS, Builder, Progress, main, parser
 from engine.bundle import Bundle, load_bundle
 from engine.errors import BackendError
 from engine.plans import precision
 from engine.plans.graphs import encoder_graph, part_graphs
-from engine.plans.store import Machine, Plan, PlanKey, find_plan, read_key, read_plan, write_plan
+from engine.plans.store import (
+    Machine,
+    Plan,
+    PlanKey,
+    build_command,
+    find_plan,
+    read_key,
+    read_plan,
+    write_plan,
+)
 
 MACHINE = Machine(engine="tensorrt 11.4.0.106", device="H100", compute_capability="9.0", driver="13.0")
 
@@ -205,7 +215,7 @@ def test_every_part_of_the_key_counts() -> None:
 def test_a_plan_cut_short_is_refused(tmp_path: Path, small: Bundle, keep: int) -> None:
     file = write_plan(plan(bundle=small.digest), tmp_path)
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(BackendError, match="cut short or altered: build it anew with python -m"):
+    with pytest.raises(BackendError, match=r"cut short or altered: build it anew, .* with python -m"):
         read_plan(find_plan(small, MACHINE, tmp_path))
 
 
@@ -265,6 +275,30 @@ def test_no_plan_at_all_is_told_with_the_command(tmp_path: Path, small: Bundle) 
     write_plan(plan(bundle="other"), tmp_path)
     with pytest.raises(BackendError, match="no tensorrt plan of this bundle yet: build one with python"):
         find_plan(small, MACHINE, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("there", "precision", "streams"),
+    [
+        ({"bundle": "other"}, "fp32", 32),
+        ({"precision": "fp16", "largest_batch": 2}, "fp16", 8),
+        ({"precision": "bf16", "device": "A100", "largest_batch": 5}, "bf16", 5),
+    ],
+)
+def test_the_command_that_is_told_builds_a_plan_of_this_bundle_like_the_one_that_was_there(
+    tmp_path: Path, small: Bundle, there: dict[str, Any], precision: str, streams: int
+) -> None:
+    write_plan(plan(**{"bundle": small.digest, **there}), tmp_path)
+    with pytest.raises(BackendError) as told:
+        find_plan(small, MACHINE, tmp_path, tracks=5)
+    command = str(told.value).partition("python -m engine.build ")[2].removesuffix(".")
+    given = parser().parse_args(shlex.split(command))
+    assert load_bundle(given.bundle).digest == small.digest
+    assert (given.engine, given.precision, given.max_streams) == ("tensorrt", precision, streams)
+
+
+def test_of_the_bundle_in_the_package_no_folder_is_told() -> None:
+    assert build_command(load_bundle(), "inductor") == "python -m engine.build --engine inductor"
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -172,7 +172,8 @@ def test_auto_says_why_tensorrt_is_not_taken(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     choice = choose(small)
     assert choice.backend.name == "onnx"
-    assert choice.reason.endswith("has no plan of this bundle: python -m engine.build --engine tensorrt")
+    command = f"python -m engine.build --engine tensorrt --bundle {small.path}"
+    assert choice.reason.endswith(f"has no plan of this bundle: {command}")
 
 
 def test_auto_takes_tensorrt_where_a_plan_fits(
