@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from engine.types import SECOND_NS
 
 UNBOUNDED_NS = (1 << 62) - 1
@@ -25,11 +22,6 @@ class Grid:
     def cell(self, t_ns: int) -> int:
         """The cell that holds `t_ns`; as many cells have ended by then."""
         return (self.hz * (t_ns - self.epoch_ns + 1) - 1) // SECOND_NS
-
-    def cells(self, t_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`cell` of many times; whole seconds are counted apart, because a product would overflow."""
-        seconds, rest = np.divmod(t_ns - self.epoch_ns, SECOND_NS)
-        return np.asarray(seconds * self.hz + (self.hz * (rest + 1) - 1) // SECOND_NS, dtype=np.int64)
 
     def centre_ns(self, cell: int) -> int:
         """The middle of a cell."""

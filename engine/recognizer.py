@@ -31,7 +31,8 @@ class Recognizer:
     Times are nanoseconds of one clock of your choice. Pictures and sound may arrive in any order against
     each other; a window is complete once `ready_ns` has passed its end, and asked for earlier it is scored
     with what is there. Ask at least once in four seconds: the slow baselines learn from windows alone, and
-    pictures more than some twenty seconds ahead of the last window are lost (counted in `counts`).
+    pictures more than some twenty seconds ahead of the last window are lost, and of sound all but the newest
+    eighty seconds (counted in `counts`).
 
     bundle: a folder, None for the one in the package. engine: "auto" or one of `engine.backends.ENGINES`.
     face_model: a YuNet file, or "yunet", instead of the bundle's finder; offline: never fetch one.
@@ -181,7 +182,7 @@ def _time(t_ns: int) -> int:
 
 
 def _rate(rate_hz: int) -> int:
-    if rate_hz != int(rate_hz) or rate_hz <= 0:
+    if not isinstance(rate_hz, int | float | np.number) or not rate_hz > 0 or rate_hz % 1 != 0:
         raise ValueError(f"rate_hz must be a positive whole number, not {rate_hz!r}")
     return int(rate_hz)
 

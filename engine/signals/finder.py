@@ -67,7 +67,8 @@ class BundledFinder:
         grey = image if image.ndim == 2 else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
         faces = self._scan(grey)
         small = [face for face in faces if max(face.box[2:]) < LARGE_FACE]
-        if max(grey.shape) <= LARGE_PICTURE or (faces and len(small) == len(faces)):
+        done = faces and len(small) == len(faces)
+        if done or max(grey.shape) <= LARGE_PICTURE or min(grey.shape) < 2:  # a line of pixels has no half
             return faces
         half = np.asarray(cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)
         near = [_enlarged(face, 2.0) for face in self.find(half)]

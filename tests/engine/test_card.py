@@ -84,10 +84,8 @@ def test_a_track_that_the_plan_has_no_room_for_is_refused(backend: CardBackend) 
 def test_a_run_with_more_streams_than_tracks_is_refused_and_auto_passes_the_plan_over(
     backend: CardBackend, small: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, said = (
-        backend.name,
-        rf"5 tracks are wanted, and this plan keeps 4 .*{backend.name} --bundle \S+ --precision fp32 --max-streams 8\.",
-    )
+    name, options = backend.name, r"--bundle \S+ --precision fp32 --max-streams 8"
+    said = rf"5 tracks are wanted, and this plan keeps 4 .*{name} {options}\."
     assert choose(small, name, 4).backend.tracks == 4
     with pytest.raises(BackendError, match=said):
         choose(small, name, 5)

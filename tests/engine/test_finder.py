@@ -318,7 +318,20 @@ def test_a_named_file_that_cannot_serve_is_refused_in_one_sentence(cache, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "size", [(1, 1), (1, 96), (3, 65), (20, 96), (31, 500), (32, 96), (65, 32), (500, 20)]
+    "size",
+    [
+        (1, 1),
+        (1, 96),
+        (3, 65),
+        (20, 96),
+        (31, 500),
+        (32, 96),
+        (65, 32),
+        (500, 20),
+        (1, 900),
+        (900, 1),
+        (2, 900),
+    ],
 )
 def test_odd_pictures_have_no_face_and_do_no_harm(cache, yunet_file, size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)

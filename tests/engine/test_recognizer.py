@@ -98,8 +98,9 @@ def test_sound_of_another_kind_is_refused_with_its_shape(
 def test_times_and_rates_are_checked(recognizer: Recognizer) -> None:
     with pytest.raises(ValueError, match=r"whole number of nanoseconds, not 0\.5"):
         recognizer.add_frame(0.5, FRAME)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="rate_hz must be a positive whole number, not 0"):
-        recognizer.add_audio(0, tone(10), rate_hz=0)
+    for rate_hz in (0, -1, 0.5, float("inf"), float("nan"), None, "16000"):
+        with pytest.raises(ValueError, match=f"rate_hz must be a positive whole number, not {rate_hz!r}"):
+            recognizer.add_audio(0, tone(10), rate_hz=rate_hz)  # type: ignore[arg-type]
     recognizer.add_frame(np.int64(100), FRAME)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a picture at 99 ns came after one at 100 ns"):
         recognizer.add_frame(99, FRAME)
