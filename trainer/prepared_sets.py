@@ -76,8 +76,8 @@ def make_ready(config: dict[str, Any], jobs: int | None = None, device: torch.de
 
     device: that computes tokens; without one, the CPU.
 
-    Raises ValueError where one of them is no folder that `trainer.prepare` wrote, a speaker, heard or seen, is
-    in two splits, or the log-mel of one was made varied, which no training makes.
+    Raises ValueError where one of them is no folder that `trainer.prepare` wrote, a speaker, heard or seen,
+    is in two splits, or the log-mel of one was made varied, which no training makes.
     """
     if "sets" not in config:
         if sound_kind(config) == "voice_tokens":
@@ -121,8 +121,8 @@ def _make_mel(config: dict[str, Any], voices: Path, jobs: int) -> None:
         told = voices / prepare_voices.MADE
         if told.is_file() and json.loads(told.read_text()).get("varied"):
             raise ValueError(
-                f"{voices} holds log-mel made by trainer.prepare_voices --varied, which sets would make anew: "
-                f"name it as cache, without sets, or remove {told}."
+                f"{voices} holds log-mel made by trainer.prepare_voices --varied, which sets would make "
+                f"anew: name it as cache, without sets, or remove {told}."
             )
         if (voices / "mel.npz").is_file():
             print(f"The log-mel in {voices} was made with other settings; it is made anew.", file=sys.stderr)
