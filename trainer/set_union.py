@@ -70,13 +70,19 @@ def union(sets: Sequence[SetFolders], waveform: bool = False) -> tuple[Voices, M
 
 
 def tokens_of(sets: Sequence[SetFolders]) -> VoiceTokens:
-    """The voice tokens of these sets, in the order of the joint voices.
+    """The voice tokens of these sets, in the order of the joint voices; without voices none, of no width.
 
-    Raises FileNotFoundError where a set has none.
+    Raises FileNotFoundError where a set that has voices has none.
     """
     parts = [open_tokens(each.voices) for each in sets if each.voices is not None]
     if len(parts) == 1:
         return parts[0]
+    if not parts:
+        place, number = np.zeros((1, 0), np.int64), np.zeros((1, 0), np.float32)
+        return VoiceTokens(
+            tokens=np.zeros((0, 0), np.float16), voiced=np.zeros(0, np.bool_), starts=place, steps=place,
+            seconds=number, means=np.zeros((1, 0, 0), np.float32),
+        )  # fmt: skip
     sessions = min(len(part.starts) for part in parts)
     before = np.cumsum([0, *(len(part.tokens) for part in parts)])
     joined = {
@@ -84,7 +90,7 @@ def tokens_of(sets: Sequence[SetFolders]) -> VoiceTokens:
         for name in ("steps", "seconds", "means")
     }
     return VoiceTokens(
-        tokens=_rows([part.tokens for part in parts], np.zeros((0, 0), np.float16)),
+        tokens=Rows([part.tokens for part in parts]),
         voiced=np.concatenate([part.voiced for part in parts]),
         starts=np.concatenate([p.starts[:sessions] + at for p, at in zip(parts, before, strict=False)], 1),
         **joined,
