@@ -1,8 +1,9 @@
 """Live pictures and sound from a URL: network cameras by MJPEG over HTTP, RTSP, and what FFmpeg reads.
 
 A thread reads and decodes, as a camera must be read whether or not anybody looks; the iterator gives times
-and hands on. Knows no faces and no processes. Times: arrival for MJPEG, which carries none (FFmpeg's own
-stamps for it are rounded to 1/25 s), else presentation times on the least delay seen (`ArrivalClock`).
+and hands on. Knows no faces and no processes. Times: arrival for MJPEG and bare H.264, which carry none
+(FFmpeg's own stamps for MJPEG are rounded to 1/25 s), else presentation times on the least delay seen
+(`ArrivalClock`).
 """
 
 import re
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import av
+from av.format import Flags
 
 from engine.errors import SourceError
 from engine.picture import upright
@@ -52,12 +54,17 @@ def shown(url: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Arrival:
-    """A packet's place in time, with what was decoded from it."""
+    """A packet's place in time, with what was decoded from it.
+
+    end_ns, and the first of each of `frames`: presentation times; None where the stream tells none.
+    damaged: it could not be decoded.
+    """
 
     end_ns: int | None
     arrival_ns: int
-    frames: list[tuple[int, Any]]
+    frames: list[tuple[int | None, Any]]
     audio: bool
+    damaged: bool
 
 
 class NetworkSource:
@@ -66,9 +73,10 @@ class NetworkSource:
     def __init__(self, container: Any, url: str, *, video: bool, audio: bool) -> None:
         self._container = container
         self._name = shown(url)
-        self._stampless = container.format.name == "mpjpeg"
         self._video = first_stream(container, "video") if video else None
         self._audio = first_stream(container, "audio") if audio else None
+        bare = Flags.no_timestamps in Flags(container.format.flags)
+        self._stampless = bare and self._video is not None
         self._aspect = None if self._video is None else self._video.sample_aspect_ratio
         self._streams = [stream for stream in (self._video, self._audio) if stream is not None]
         if not self._streams:
@@ -78,6 +86,7 @@ class NetworkSource:
             )
         self._inbox: Inbox[_Arrival] = Inbox(_INBOX, _KEPT)
         self._clock = ArrivalClock()
+        self._settled_by_ns = 0
         self._sound = TimedSound()
         self._seq = {"frame": 0, "block": 0}
         self._last_ns = {"frame": -(1 << 62), "block": -(1 << 62)}
@@ -93,26 +102,18 @@ class NetworkSource:
     def __iter__(self) -> Iterator[Item]:
         self._thread = threading.Thread(target=self._read, name="network", daemon=True)
         self._thread.start()
-        settled_by_ns = time.monotonic_ns() + round(_SETTLING_S * 1e9)
-        jumps = 0
+        self._settled_by_ns = time.monotonic_ns() + round(_SETTLING_S * 1e9)
         try:
             for item in self._inbox.items(
                 cause="packet not read in time",
                 stall=f"{self._name} sends nothing any more.",
                 stall_s=SILENT_S + 1,
             ):
-                if not isinstance(item, _Arrival):
-                    yield item
-                    continue
-                if item.end_ns is not None and not self._stampless:
-                    self._clock.push(item.end_ns, item.arrival_ns)
-                if self._clock.jumps > jumps:
-                    jumps = self._clock.jumps
-                    yield Loss(cause="stream time jumped", count=1)
-                if self._stampless or self._clock.settled or item.arrival_ns > settled_by_ns:
-                    yield from self._blocks(item) if item.audio else self._frames(item)
+                if isinstance(item, _Arrival):
+                    # Until a whole picture comes, packets may give nothing for many seconds.
+                    yield from list(self._given(item)) or [Idle()]
                 else:
-                    yield Idle()
+                    yield item
         finally:
             self.close()
 
@@ -139,26 +140,36 @@ class NetworkSource:
             self._container.close()
 
     def _decoded(self, packet: Any, arrival_ns: int) -> _Arrival:
-        stream, end = packet.stream, packet.pts
-        audio = stream.type == "audio"
-        if end is not None and audio:
-            end += packet.duration or 0
+        audio = packet.stream.type == "audio"
+        end_ns = self._told_ns(packet, later=(packet.duration or 0) if audio else 0)
+        damaged, frames = False, []
         try:
             frames = packet.decode()
         except av.FFmpegError:
-            frames = []  # what follows a lost packet cannot be decoded until the next whole picture
-        timed = []
-        for frame in frames:
-            if frame.pts is not None:
-                timed.append((to_ns(frame.pts, stream.time_base), frame))
-            elif self._stampless:
-                timed.append((arrival_ns, frame))
-        end_ns = None if end is None else to_ns(end, stream.time_base)
-        return _Arrival(end_ns=end_ns, arrival_ns=arrival_ns, frames=timed, audio=audio)
+            damaged = True
+        timed = [(self._told_ns(frame), frame) for frame in frames]
+        return _Arrival(end_ns=end_ns, arrival_ns=arrival_ns, frames=timed, audio=audio, damaged=damaged)
+
+    def _told_ns(self, timed: Any, later: int = 0) -> int | None:
+        """The presentation time of a packet or frame, or `later` of its own units behind it."""
+        if self._stampless or timed.pts is None:
+            return None
+        return to_ns(timed.pts + later, timed.time_base)
+
+    def _given(self, item: _Arrival) -> Iterator[Item]:
+        if item.damaged:
+            yield Loss(cause="damaged packet", count=1)
+        if item.end_ns is not None:
+            jumps = self._clock.jumps
+            self._clock.push(item.end_ns, item.arrival_ns)
+            if self._clock.jumps > jumps:
+                yield Loss(cause="stream time jumped", count=1)
+        if self._stampless or self._clock.settled or item.arrival_ns > self._settled_by_ns:
+            yield from self._blocks(item) if item.audio else self._frames(item)
 
     def _frames(self, item: _Arrival) -> Iterator[Frame | Loss]:
         for pts_ns, decoded in item.frames:
-            t_ns = item.arrival_ns if self._stampless else self._clock.time_ns(pts_ns)
+            t_ns = item.arrival_ns if pts_ns is None else self._clock.time_ns(pts_ns)
             if (seq := self._next("frame", t_ns)) is None:
                 yield Loss(cause="picture out of order", count=1)
             else:

@@ -1,18 +1,21 @@
 """Cameras: over the network with real servers; local ones as far as a machine without any can tell."""
 
+import contextlib
+import io
 import itertools
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from engine.errors import AbsentError, SourceError
 from engine.types import Block, Frame
-from realtime.sources.base import Idle, Item, Source
+from realtime.sources.base import Idle, Item, Loss, Source
 from realtime.sources.camera import Camera, _chosen, list_cameras, open_camera
 from realtime.sources.network import shown
 from tests.peers.clip import beeps, flashes, write_clip
@@ -40,6 +43,37 @@ def until_error(source: Source) -> tuple[list[Item], str]:
     except SourceError as error:
         return items, str(error)
     raise AssertionError("the source ended without an error")
+
+
+@contextlib.contextmanager
+def sent(data: bytes) -> Iterator[str]:
+    """The URL of a camera that sends these bytes to who comes first, and hangs up."""
+
+    def serve() -> None:
+        client, _ = camera.accept()
+        with client, contextlib.suppress(OSError):  # it may have left
+            client.sendall(data)
+
+    with socket.create_server(("127.0.0.1", 0)) as camera:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"tcp://127.0.0.1:{camera.getsockname()[1]}"
+
+
+def noisy_pictures(container: str, count: int, key_every: int) -> Sequence[bytes]:
+    """Pictures in H.264, 15 a second, in what must be sent for each."""
+    chance, target = np.random.default_rng(0), io.BytesIO()
+    ends = [0]
+    with av.open(target, "w", format=container) as out:
+        every = {"g": str(key_every), "keyint_min": str(key_every), "sc_threshold": "0"}
+        options = {"preset": "ultrafast", "tune": "zerolatency"} | every
+        stream = out.add_stream("libx264", rate=15, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(count):
+            image = chance.integers(0, 255, (48, 64, 3), np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(image, "bgr24")))
+            ends.append(target.tell())
+        data = target.getvalue()
+    return [data[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def test_mjpeg_pictures_have_the_times_at_which_they_were_sent() -> None:
@@ -72,6 +106,27 @@ def test_rtsp_picture_and_sound_coincide(tmp_path: Path) -> None:
         assert times == sorted(times)
     assert frames[0].t_ns > camera.first_sent_ns
     assert frames[-1].t_ns < time.monotonic_ns()
+
+
+def test_pictures_of_bare_h264_have_the_times_at_which_they_came() -> None:
+    begun_ns = time.monotonic_ns()
+    with sent(b"".join(noisy_pictures("h264", count=60, key_every=15))) as url:
+        items, error = until_error(open_camera(url))
+    assert "has ended" in error
+    frames = [item for item in items if isinstance(item, Frame)]
+    assert len(frames) >= 15  # those in which FFmpeg looks for what they are do not come
+    assert sum(isinstance(item, Idle) for item in items) >= 5, "packets before the first whole picture"
+    times_ns = [begun_ns, *(frame.t_ns for frame in frames), time.monotonic_ns()]
+    assert times_ns == sorted(times_ns)
+
+
+def test_a_camera_is_not_silent_before_its_first_whole_picture() -> None:
+    packets = noisy_pictures("mpegts", count=75, key_every=100)[10:]
+    with sent(b"".join(packets)) as url:
+        items, error = until_error(open_camera(url))
+    assert "has ended" in error
+    assert len(items) >= 20
+    assert {item.cause for item in items if isinstance(item, Loss)} == {"damaged packet"}
 
 
 @pytest.mark.parametrize("audio", [False, True])
