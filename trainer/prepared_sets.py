@@ -7,6 +7,7 @@ encoder they come from. Without `sets`, a configuration names `cache`, `clips` a
 knows nothing of networks but that encoder. Data leaves as `SetFolders`.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -63,6 +64,44 @@ def dev_sets(config: dict[str, Any], split: str = "dev") -> list[SetFolders]:
     if "sets" not in config:
         return [_named(config, "dev_clips")]
     return _folders(config, (split,))
+
+
+def learned_from(config: dict[str, Any]) -> dict[str, str]:
+    """Digests of the files that tell what a training learns from, by their names.
+
+    Who is heard and seen with which label, and how all was made; not the tokens and sounds themselves, whose
+    last bits are another processor's where they are made anew.
+    """
+    files = [Path(file) for file in config.get("teachers", ())]
+    if "start_bundle" in config:
+        files.append(Path(config["start_bundle"]) / "manifest.json")
+    if config["stage"] == "stills":
+        files += [Path(config["cache"]) / name for name in (*config["train"], config["dev"])]
+    else:
+        files += _indices(config)
+    return {file.as_posix(): _digest(file) for file in files if file.is_file()}
+
+
+def _indices(config: dict[str, Any]) -> list[Path]:
+    """Of the voices and the moving faces."""
+    if "sets" in config:
+        sets = _folders(config, (*config["splits"], "dev"))
+    else:
+        named = [Path(config[key]) for key in ("clips", "dev_clips") if config["stage"] == "windows"]
+        sets = [SetFolders(Path(config["cache"]), tuple(named))]
+    made = ["voice_tokens.json"] if sound_kind(config) == "voice_tokens" else []
+    return [
+        folder / name
+        for each in sets
+        for folder, index in ((each.voices, "voices.npz"), *((clips, "clips.npz") for clips in each.clips))
+        if folder is not None
+        for name in (index, MADE, *made)
+    ]
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def shown_split(config: dict[str, Any]) -> str:

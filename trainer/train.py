@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from trainer import checkpoint
 from trainer.mixed_precision import LEFT_OUT, mixed_precision, suits
-from trainer.prepared_sets import make_ready
+from trainer.prepared_sets import learned_from, make_ready
 from trainer.ranks import Outputs, Ranks, open_ranks
 from trainer.start import add_config, read_config, run_folder
 
@@ -130,7 +130,8 @@ def _train(config: dict[str, Any], out: Path, epochs: int, ranks: Ranks) -> dict
     )
     averaged = Averaged(network)
     out.mkdir(parents=True, exist_ok=True)
-    history, before = _resume(out, network, averaged, optimiser, schedule, config)
+    begun = {"config": json.dumps(config), "data": json.dumps(learned_from(config))}
+    history, before = _resume(out, network, averaged, optimiser, schedule, begun)
     if ranks.told(len(history)) != len(history):
         raise ValueError(
             f"{out} is not the same folder for all ranks: they would go on from different epochs."
@@ -161,9 +162,7 @@ def _train(config: dict[str, Any], out: Path, epochs: int, ranks: Ranks) -> dict
             history.append(figures)
             if log is None:
                 continue
-            if _best(history) is figures:
-                save_file({k: v.contiguous() for k, v in averaged.state.items()}, out / "best.safetensors")
-            _save(out, network, averaged, optimiser, schedule, history, before, config)
+            _save(out, network, averaged, optimiser, schedule, history, before, begun)
             for name, value in figures.items():
                 log.add_scalar(name, value, epoch)
             progress.update(bar, description=f"epoch {epoch} " + _line(figures))
@@ -286,12 +285,14 @@ def _save(
     schedule: Any,
     history: list,
     before: dict[str, float] | None,
-    config: dict[str, Any],
+    begun: dict[str, str],
 ) -> None:
-    notes = {
+    """Everything to go on from, and the averaged weights if their epoch is the best one."""
+    if _best(history) is history[-1]:
+        save_file({k: v.contiguous() for k, v in averaged.state.items()}, out / "best.safetensors")
+    notes = begun | {
         "history": json.dumps(history),
         "before": json.dumps(before),
-        "config": json.dumps(config),
         "averaged_steps": str(averaged.steps),
         "step": str(schedule.last_epoch),
     }
@@ -300,13 +301,16 @@ def _save(
 
 
 def _resume(
-    out: Path, network: nn.Module, averaged: Averaged, optimiser: Any, schedule: Any, config: dict[str, Any]
+    out: Path, network: nn.Module, averaged: Averaged, optimiser: Any, schedule: Any, begun: dict[str, str]
 ) -> tuple[list[dict[str, float]], dict[str, float] | None]:
-    """The history, and the figures before the first epoch; nothing where the run only begins."""
+    """The history, and the figures before the first epoch; nothing where the run only begins.
+
+    begun: the notes of the configuration and of the data, were it to begin now.
+    """
     path = out / "last.safetensors"
     if not path.is_file():
         return [], None
-    _refuse_another(path, checkpoint.read_notes(path), config)
+    _refuse_another(path, checkpoint.read_notes(path), begun)
     device = str(next(iter(averaged.state.values())).device)
     averaged.state, notes = checkpoint.read(path, network, optimiser, device)
     averaged.steps = int(notes["averaged_steps"])
@@ -316,19 +320,25 @@ def _resume(
     return json.loads(notes["history"]), json.loads(notes.get("before", "null"))
 
 
-def _refuse_another(path: Path, notes: dict[str, str], config: dict[str, Any]) -> None:
+def _refuse_another(path: Path, notes: dict[str, str], asked: dict[str, str]) -> None:
     """Moments belong to the very parameters and data that they were gathered on.
 
-    Raises ValueError where the run began with another configuration, and names a key.
+    Raises ValueError where the run began with another configuration or data, and names a key or a file.
     """
-    asked = json.loads(json.dumps(config))
-    begun = json.loads(notes.get("config", "null")) or asked  # an earlier version kept no configuration
-    for key in sorted((asked.keys() | begun.keys()) - {*MAY_CHANGE}):
-        if asked.get(key) != begun.get(key):
-            raise ValueError(
-                f"{path.parent} was begun with {key} = {json.dumps(begun.get(key))}, not "
-                f"{json.dumps(asked.get(key))}: name another --out, or remove {path} to begin anew."
-            )
+    instead = f"name another --out, or remove {path} to begin anew."
+    notes = asked | notes  # an earlier version kept no configuration, one after it no data
+    config, began = json.loads(asked["config"]), json.loads(notes["config"])
+    for key in _differing(config, began):
+        if key not in MAY_CHANGE:
+            values = f"{json.dumps(began.get(key))}, not {json.dumps(config.get(key))}"
+            raise ValueError(f"{path.parent} was begun with {key} = {values}: {instead}")
+    for file in _differing(json.loads(asked["data"]), json.loads(notes["data"])):
+        raise ValueError(f"{path.parent} was begun with other data, before {file} changed: {instead}")
+
+
+def _differing(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Keys whose values are not the same, in order."""
+    return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
 
 
 def _line(figures: dict[str, float]) -> str:

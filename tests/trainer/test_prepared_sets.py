@@ -22,7 +22,7 @@ from trainer.model.frame_encoder import FrameEncoder
 from trainer.moving_faces import MovingClip
 from trainer.prepare import main
 from trainer.prepare_windows import flow_params, load_frame_encoder, write_tokens
-from trainer.prepared_sets import make_ready, training_sets
+from trainer.prepared_sets import learned_from, make_ready, training_sets
 from trainer.stage_stills import StillsStage
 from trainer.voice_tokens import open_tokens
 
@@ -55,23 +55,26 @@ def test_a_mute_speaker_is_in_one_split_too(tmp_path: Path) -> None:
         make_ready({"stage": "voices", "sets": [str(tmp_path / name) for name in "ab"]})
 
 
-def test_tokens_of_other_voices_are_not_used(tmp_path: Path) -> None:
+def test_tokens_of_other_voices_are_not_used_and_runs_notice(tmp_path: Path) -> None:
     """The same settings, as many takes, as long ones: only what is heard is another."""
     encoder, cache = tmp_path / VOICE["encoder"], tmp_path / "set" / "voices"
     encoder.write_bytes(voice_graph(voice_weights(np.random.default_rng(7))))
     config: dict[str, Any] = {
         "stage": "voices", "sets": [str(tmp_path / "set")], "sessions": 1, "voice_encoder": str(encoder),
-        "window_model": {"voice_token": VOICE["width"]},
+        "splits": ["train"], "window_model": {"voice_token": VOICE["width"]},
     }  # fmt: skip
     made = []
     for numbers in ([0, 1], [1, 2], [1, 2]):
         some_voices(cache, numbers)
         make_ready(config, 1)
-        made.append((open_tokens(cache).means[0], (cache / "voice_tokens.npy").stat().st_mtime_ns))
-    (first, _), (second, stamp), (third, later) = made
+        stamp = (cache / "voice_tokens.npy").stat().st_mtime_ns
+        made.append((open_tokens(cache).means[0], stamp, learned_from(config)))
+    (first, _, learned), (second, stamp, learned_next), (third, later, learned_again) = made
     assert not np.allclose(first[0], second[0], atol=1e-3)
     np.testing.assert_array_equal(second, third)
     assert stamp == later  # prepared anew from the same voices: nothing to do
+    assert {Path(file).name for file in learned} == {"voices.npz", "made.json", "voice_tokens.json"}
+    assert learned != learned_next == learned_again
 
 
 def test_what_was_made_varied_is_not_overwritten(tmp_path: Path) -> None:

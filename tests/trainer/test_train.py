@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from trainer.train import build_stage, train
 
@@ -149,6 +150,23 @@ def test_a_run_goes_on_only_as_it_was_begun(config: dict[str, Any], tmp_path: Pa
             train(config | changed, out, epochs=2)
         assert (out / "last.safetensors").read_bytes() == last
     train(config | {"epochs": 2, "patience": 5}, out)
+    assert len((out / "history.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_run_goes_on_only_with_the_data_it_was_begun_with(config: dict[str, Any], tmp_path: Path) -> None:
+    out, stills = tmp_path / "run", tmp_path / "dev.npz"
+    train(config, out, epochs=1)
+    with np.load(stills) as table:
+        whole = dict(table)
+    np.savez(stills, **{name: values[:-7] for name, values in whole.items()})
+    with pytest.raises(ValueError, match=r"begun with other data, before .*dev\.npz changed: name another"):
+        train(config, out, epochs=2)
+    np.savez(stills, **whole)  # prepared anew from the same stills
+    with safe_open(out / "last.safetensors", "pt") as stored:
+        notes = stored.metadata()
+    assert notes.pop("data")
+    save_file(load_file(out / "last.safetensors"), out / "last.safetensors", notes)  # of an earlier version
+    train(config, out, epochs=2)
     assert len((out / "history.jsonl").read_text().splitlines()) == 2
 
 
