@@ -18,7 +18,7 @@ from av.format import Flags
 
 from engine.errors import SourceError
 from engine.picture import upright
-from engine.types import Block, Frame
+from engine.types import Block, Float32, Frame
 from realtime.clock import ArrivalClock
 from realtime.sources.base import Idle, Inbox, Item, Loss, Source, SourceInfo
 from realtime.sources.media import first_stream, open_container, to_ns
@@ -160,10 +160,13 @@ class NetworkSource:
         if item.damaged:
             yield Loss(cause="damaged packet", count=1)
         if item.end_ns is not None:
-            jumps = self._clock.jumps
+            jumps, before_ns = self._clock.jumps, self._clock.time_ns(0)
             self._clock.push(item.end_ns, item.arrival_ns)
             if self._clock.jumps > jumps:
                 yield Loss(cause="stream time jumped", count=1)
+                # What was held back came before; what follows is not counted on from there.
+                yield from self._numbered(self._sound.flush(), before_ns)
+                self._sound = TimedSound()
         if self._stampless or self._clock.settled or item.arrival_ns > self._settled_by_ns:
             yield from self._blocks(item) if item.audio else self._frames(item)
 
@@ -177,12 +180,16 @@ class NetworkSource:
 
     def _blocks(self, item: _Arrival) -> Iterator[Block | Loss]:
         for pts_ns, decoded in item.frames:
-            for start_ns, samples in self._sound.push(decoded, pts_ns):
-                t_ns = self._clock.time_ns(start_ns)
-                if (seq := self._next("block", t_ns)) is None:
-                    yield Loss(cause="sound out of order", count=1)
-                else:
-                    yield Block(t_ns=t_ns, seq=seq, samples=samples)
+            yield from self._numbered(self._sound.push(decoded, pts_ns), self._clock.time_ns(0))
+
+    def _numbered(self, sound: list[tuple[int, Float32]], zero_ns: int) -> Iterator[Block | Loss]:
+        """sound: as `TimedSound` gives it; zero_ns: the monotonic time of its 0."""
+        for start_ns, samples in sound:
+            t_ns = zero_ns + start_ns
+            if (seq := self._next("block", t_ns)) is None:
+                yield Loss(cause="sound out of order", count=1)
+            else:
+                yield Block(t_ns=t_ns, seq=seq, samples=samples)
 
     def _next(self, kind: str, t_ns: int) -> int | None:
         """The number of what comes next of a kind; None where its time has been passed (after a jump)."""

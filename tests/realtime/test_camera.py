@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from engine.errors import AbsentError, SourceError
-from engine.types import Block, Frame
+from engine.types import SECOND_NS, Block, Frame
 from realtime.sources.base import Idle, Item, Loss, Source
 from realtime.sources.camera import Camera, _chosen, list_cameras, open_camera
-from realtime.sources.network import shown
+from realtime.sources.network import NetworkSource, _Arrival, shown
 from tests.peers.clip import beeps, flashes, write_clip
 from tests.peers.mjpeg import MjpegServer
 from tests.peers.rtsp import RtspServer
@@ -127,6 +127,33 @@ def test_a_camera_is_not_silent_before_its_first_whole_picture() -> None:
     assert "has ended" in error
     assert len(items) >= 20
     assert {item.cause for item in items if isinstance(item, Loss)} == {"damaged packet"}
+
+
+@pytest.mark.parametrize("step_s", [-300, 300])
+def test_sound_goes_on_where_the_time_of_a_stream_jumps(tmp_path: Path, step_s: int) -> None:
+    piece_ns, rate_hz = 20_000_000, 48_000
+    container = av.open(str(write_clip(tmp_path / "sound.ts", seconds=1, video=False)))
+    source = NetworkSource(container, "rtsp://camera", video=False, audio=True)
+    blocks, causes = [], []
+    for index in range(200):
+        now_ns, pts_ns = 1_000 * SECOND_NS + index * piece_ns, 600 * SECOND_NS + index * piece_ns
+        pts_ns += step_s * SECOND_NS * (index >= 100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.float32), "flt", "mono")
+        frame.sample_rate = rate_hz
+        end_ns = pts_ns + piece_ns
+        given = source._given(
+            _Arrival(end_ns=end_ns, arrival_ns=now_ns, frames=[(pts_ns, frame)], audio=True, damaged=False)
+        )
+        for item in given:
+            if isinstance(item, Block):
+                assert now_ns - 3 * piece_ns <= item.t_ns < now_ns
+                blocks.append(item)
+            elif isinstance(item, Loss):
+                causes.append(item.cause)
+    source.close()
+    assert causes == ["stream time jumped"]
+    ends_ns = [block.t_ns + len(block.samples) * 62_500 for block in blocks]
+    assert ends_ns[:-1] == pytest.approx([block.t_ns for block in blocks[1:]], abs=1_000_000), "without a gap"
 
 
 @pytest.mark.parametrize("audio", [False, True])
