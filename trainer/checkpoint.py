@@ -3,6 +3,8 @@
 Written beside and put in place, so that a training cut while it writes finds the last whole file.
 """
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -53,3 +55,8 @@ def read(
         state["state"].setdefault(int(index), {})[key] = value
     optimiser.load_state_dict(state)
     return parts["averaged"], notes
+
+
+def best_of(history: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The figures of the best epoch, whose weights are kept; of equal ones the first."""
+    return max(history, key=lambda row: -math.inf if math.isnan(row["select"]) else row["select"])

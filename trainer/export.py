@@ -25,6 +25,7 @@ from engine.signals.flow import FlowParams
 from engine.signals.sound import MelParams
 from engine.signals.voice import STEP
 from trainer.carried_faces import carry, faces_of
+from trainer.checkpoint import best_of
 from trainer.graph_files import ROUNDED_FROM, write_graph
 from trainer.labels import HEADS, LABELS
 from trainer.model.de3 import DE3, sound_kind
@@ -210,12 +211,10 @@ def main() -> None:
     card = f"# {config['name']}\n\nLicence: {arguments.licence}\n"
     if arguments.card:
         card = arguments.card.read_text()
-    history = weights.parent / "history.jsonl"
-    rows = [json.loads(line) for line in history.read_text().splitlines()] if history.is_file() else []
     training = {
         "config": config,
         "weights_sha256": _digest(weights),
-        "best_epoch": max(rows, key=lambda row: row["select"]) if rows else None,
+        "best_epoch": best_epoch(weights),
     }
     export(
         config,
@@ -231,6 +230,18 @@ def main() -> None:
     carry(arguments.faces, out, faces)
     size = sum(file.stat().st_size for file in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB; it runs with: python -m realtime.run --bundle {out}")
+
+
+def best_epoch(weights: Path) -> dict[str, float] | None:
+    """Figures of the epoch that weights are of; None where they are not those of the best one beside them."""
+    best, history = weights.with_name("best.safetensors"), weights.with_name("history.jsonl")
+    if not (best.is_file() and history.is_file()):
+        return None
+    shipped, kept = read_weights(weights), read_weights(best)
+    learned = kept.keys() - {"temperatures"}  # which trainer.calibrate puts in
+    if not all(name in shipped and torch.equal(shipped[name], kept[name]) for name in learned):
+        return None
+    return best_of([json.loads(line) for line in history.read_text().splitlines()])
 
 
 def calibrated(run: Path) -> Path:

@@ -169,8 +169,8 @@ def _train(config: dict[str, Any], out: Path, epochs: int, ranks: Ranks) -> dict
             progress.console.print(f"epoch {epoch} " + _line(figures))
     if log is not None:
         log.close()
-        _compare(before, _best(history))
-    return _best(history)
+        _compare(before, checkpoint.best_of(history))
+    return checkpoint.best_of(history)
 
 
 def _before(stage: Stage, config: dict[str, Any], ranks: Ranks) -> dict[str, float] | None:
@@ -205,15 +205,10 @@ def _figures(stage: Stage, config: dict[str, Any]) -> dict[str, float]:
     return figures | {"select": figures[name]}
 
 
-def _best(history: list[dict[str, float]]) -> dict[str, float]:
-    """The best epoch; of equal ones the last."""
-    return max(reversed(history), key=lambda row: -math.inf if math.isnan(row["select"]) else row["select"])
-
-
 def _stale(history: list[dict[str, float]], patience: int | None) -> bool:
     if patience is None or not history:
         return False
-    return len(history) - 1 - history.index(_best(history)) >= patience
+    return len(history) - 1 - history.index(checkpoint.best_of(history)) >= patience
 
 
 def _epoch(
@@ -288,7 +283,7 @@ def _save(
     begun: dict[str, str],
 ) -> None:
     """Everything to go on from, and the averaged weights if their epoch is the best one."""
-    if _best(history) is history[-1]:
+    if checkpoint.best_of(history) is history[-1]:
         save_file({k: v.contiguous() for k, v in averaged.state.items()}, out / "best.safetensors")
     notes = begun | {
         "history": json.dumps(history),

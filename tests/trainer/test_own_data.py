@@ -85,6 +85,7 @@ def test_the_five_commands_lead_from_a_folder_to_scores(
     manifest = json.loads((folder / "runs/fine_tune/bundle/manifest.json").read_text())
     assert manifest["name"] == "fine_tune"
     assert manifest["licence"] == "CC0-1.0"
+    assert manifest["training"]["best_epoch"]["epoch"] == 0
     assert "CC0-1.0" in (folder / "runs/fine_tune/bundle/CARD.md").read_text()
     assert manifest["training"]["config"]["sets"] == ["data/mine"]
     assert all(sum(score["scores"].values()) == pytest.approx(1, abs=1e-3) for score in scores)

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from trainer.export import best_epoch
 from trainer.train import build_stage, train
 
 LABELS = 7
@@ -76,10 +77,12 @@ def test_it_learns_and_logs(config: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_it_stops_when_nothing_gets_better_and_stays_stopped(config: dict[str, Any], tmp_path: Path) -> None:
-    still = config | {"learning_rate": 0.0, "epochs": 9, "patience": 2, "select": "uar"}
+    """As much again is no better: the first epoch that was so good is the one that is kept and exported."""
+    still = config | {"epochs": 9, "patience": 2, "select": "uar"}
+    kept = []
 
     class Worse:
-        """The stage, whose figures fall from the second epoch on."""
+        """The stage, whose figures get no better from the second epoch on."""
 
         def __init__(self) -> None:
             self.stage, self.epoch = build_stage(still), 0
@@ -87,9 +90,10 @@ def test_it_stops_when_nothing_gets_better_and_stays_stopped(config: dict[str, A
         def __getattr__(self, name: str) -> Any:
             return getattr(self.stage, name)
 
-        def validate(self, _: Any) -> dict[str, float]:
+        def validate(self, network: Any) -> dict[str, float]:
+            kept.append({name: value.clone() for name, value in network.state_dict().items()})
             self.epoch += 1
-            return {"uar": [0.3, 0.5, 0.4, 0.45][self.epoch - 1], "select": self.epoch}
+            return {"uar": [0.3, 0.5, 0.4, 0.5][self.epoch - 1], "select": self.epoch}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer.train.build_stage", lambda _: Worse())
@@ -98,6 +102,10 @@ def test_it_stops_when_nothing_gets_better_and_stays_stopped(config: dict[str, A
             assert (best["epoch"], best["select"]) == (1, 0.5)
             rows = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
             assert len(rows) == 4
+    shipped = load_file(tmp_path / "run" / "best.safetensors")
+    assert all(torch.equal(shipped[name], value) for name, value in kept[1].items())
+    assert best_epoch(tmp_path / "run" / "best.safetensors") == json.loads(rows[1])
+    assert best_epoch(tmp_path / "run" / "last.safetensors") is None
 
 
 def test_a_figure_to_select_by_that_is_not_there_is_named(config: dict[str, Any], tmp_path: Path) -> None:
