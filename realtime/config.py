@@ -150,7 +150,8 @@ class Config:
                 )
         first = next(iter(cameras))
         if plain is not None and first in mics:
-            raise UsageError(f"--mic {plain} and --mic {first}={mics[first]}: the stream {first} has one.")
+            both = f"--mic {shown(plain)} and --mic {first}={shown(str(mics[first]))}"
+            raise UsageError(f"{both}: the stream {first} has one.")
         if cameras[first] is None and not self.pace:
             cameras[first] = "none"  # media time is the clock, and a camera has none
         if plain is not None:
@@ -182,10 +183,16 @@ def _is_file(word: str) -> bool:
     return "://" not in word and Path(word).is_file()
 
 
+def shown(word: str) -> str:
+    """A word of `--camera` or `--mic` for logs, errors and the feed: a URL without user and password."""
+    return re.sub(r"://[^/]*@", "://", word)
+
+
 def _check_no_pace(stream: StreamConfig) -> None:
     for flag, spec in (("--camera", stream.camera), ("--mic", stream.mic)):
         if spec not in (None, "none", "demo") and not Path(str(spec)).is_file():
-            raise UsageError(f"--no-pace takes media files (or the demo); {flag} {spec} is not a file.")
+            word = f"{flag} {shown(str(spec))}"
+            raise UsageError(f"--no-pace takes media files (or the demo); {word} is not a file.")
     if stream.camera == "none" and stream.mic in (None, "none"):
         raise UsageError("--no-pace takes media files: name one with --camera or --mic.")
 

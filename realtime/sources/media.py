@@ -17,6 +17,7 @@ import av
 from engine.errors import SourceError
 from engine.picture import upright
 from engine.types import SECOND_NS, Block, Frame
+from realtime.config import shown
 from realtime.sources.base import IDLE_S, Idle, Item, Loss, Source, SourceInfo
 from realtime.sources.sound import RATE_HZ, TimedSound
 
@@ -61,18 +62,17 @@ class MediaSource:
     """A media file as a source. See `open_media`."""
 
     def __init__(self, path: str, *, paced: bool, anchor_ns: int | None, video: bool, audio: bool) -> None:
-        self._path = path
         self._closed = threading.Event()
         self._pictures = _Track.open(path, "video") if video else None
         self._sound = _Track.open(path, "audio") if audio else None
         if self._pictures is None and self._sound is None:
             wanted = " or ".join(name for name, on in (("picture", video), ("sound", audio)) if on)
-            raise SourceError(f"{path} holds no {wanted}.")
+            raise SourceError(f"{shown(path)} holds no {wanted}.")
         if paced and anchor_ns is None:
             anchor_ns = time.monotonic_ns() + 100_000_000
         self._anchor_ns = anchor_ns if paced else None
         self.info = SourceInfo(
-            name=path,
+            name=shown(path),
             has_video=self._pictures is not None,
             has_audio=self._sound is not None,
             live=False,
@@ -159,8 +159,8 @@ class _Picture:
 class _Track:
     """One stream of a file in a container of its own: decoded frames and what went wrong."""
 
-    def __init__(self, container: Any, stream: Any, path: str) -> None:
-        self.container, self.stream, self.path = container, stream, path
+    def __init__(self, container: Any, stream: Any, name: str) -> None:
+        self.container, self.stream, self.name = container, stream, name
         self._zero_ns = zero_ns(container)
 
     @classmethod
@@ -171,7 +171,7 @@ class _Track:
         if stream is None:
             container.close()
             return None
-        return cls(container, stream, path)
+        return cls(container, stream, shown(path))
 
     def ns(self, pts: int) -> int:
         return to_ns(pts, self.stream.time_base) - self._zero_ns
@@ -181,7 +181,7 @@ class _Track:
             self.container.seek((t_ns + self._zero_ns) // 1000)
         except av.FFmpegError as error:
             log.info(
-                "%s: cannot be searched (%s), so the part that is over is read", self.path, error.strerror
+                "%s: cannot be searched (%s), so the part that is over is read", self.name, error.strerror
             )
 
     def decoded(self) -> Iterator[Any]:
@@ -192,7 +192,7 @@ class _Track:
             try:
                 packet = next(packets, None)
             except av.FFmpegError as error:
-                log.warning("%s: reading ended at %s: %s", self.path, _at(last_ns), error.strerror)
+                log.warning("%s: reading ended at %s: %s", self.name, _at(last_ns), error.strerror)
                 yield Loss(cause="truncated", count=1)
                 return
             if packet is None:
@@ -207,7 +207,7 @@ class _Track:
                     last_ns = self.ns(frame.pts)
                 yield frame
         if self._cut_short(last_ns):
-            log.warning("%s: ends at %s, before its stated length", self.path, _at(last_ns))
+            log.warning("%s: ends at %s, before its stated length", self.name, _at(last_ns))
             yield Loss(cause="truncated", count=1)
 
     def _cut_short(self, last_ns: int | None) -> bool:
@@ -250,16 +250,17 @@ def _blocks(track: _Track) -> Iterator[tuple[int, "Block | Loss"]]:
         seq += 1
 
 
-def open_container(path: str, *, shown: str | None = None, **options: Any) -> Any:
-    """An `av` container. Raises SourceError, which calls it `shown`, where FFmpeg cannot open it."""
-    shown = shown or path
+def open_container(path: str, **options: Any) -> Any:
+    """An `av` container. Raises SourceError where FFmpeg cannot open it."""
+    name = shown(path)
     try:
         container = av.open(path, **options)
     except av.FFmpegError as error:
-        raise SourceError(f"{shown} cannot be opened as media: {_reason(error)}.") from error
+        # FFmpeg's own error names the URL with its password, and a stack trace would show it.
+        raise SourceError(f"{name} cannot be opened as media: {_reason(error)}.") from None
     if set(container.format.name.split(",")) & _NOT_MEDIA:
         container.close()
-        raise SourceError(f"{shown} cannot be opened as media: it looks like {container.format.long_name}.")
+        raise SourceError(f"{name} cannot be opened as media: it looks like {container.format.long_name}.")
     return container
 
 

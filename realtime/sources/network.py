@@ -6,7 +6,6 @@ and hands on. Knows no faces and no processes. Times: arrival for MJPEG and bare
 (`ArrivalClock`).
 """
 
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from engine.errors import SourceError
 from engine.picture import upright
 from engine.types import Block, Float32, Frame
 from realtime.clock import ArrivalClock
+from realtime.config import shown
 from realtime.sources.base import Idle, Inbox, Item, Loss, Source, SourceInfo
 from realtime.sources.media import first_stream, open_container, to_ns
 from realtime.sources.sound import TimedSound
@@ -37,7 +37,6 @@ def open_url(url: str, *, video: bool = True, audio: bool = True) -> Source | No
     """
     container = open_container(
         url,
-        shown=shown(url),
         timeout=(OPEN_S, SILENT_S),
         options={"rtsp_transport": "tcp", "fflags": "nobuffer", "analyzeduration": "1000000"},
     )
@@ -45,11 +44,6 @@ def open_url(url: str, *, video: bool = True, audio: bool = True) -> Source | No
         container.close()
         return None
     return NetworkSource(container, url, video=video, audio=audio)
-
-
-def shown(url: str) -> str:
-    """The URL without user and password."""
-    return re.sub(r"//[^/@]*@", "//", url)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -70,6 +70,7 @@ def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
         (["--camera", "none", "--mic", "none"], "nothing to look at"),
         (["--no-pace"], "--no-pace takes media files"),
         (["--no-pace", "--camera", "0"], "0 is not a file"),
+        (["--no-pace", "--camera", "rtsp://me:secret@camera/1"], "--camera rtsp://camera/1 is not a file"),
         (["--no-pace", "--camera", "demo", "--mic", "default"], "default is not a file"),
     ],
 )
@@ -85,6 +86,7 @@ def test_what_makes_no_sense_is_refused(flags: list[str], words: str) -> None:
         (["--camera", "a=0", "--camera", "a=1"], "the name a twice"),
         (["--camera", "a=0", "--mic", "b=1"], "no camera of that name"),
         (["--camera", "a=0", "--mic", "a=1", "--mic", "0"], "the stream a has one"),
+        (["--camera", "a=0", "--mic", "a=1", "--mic", "http://me:secret@b/c"], "--mic http://b/c and"),
         (["--camera", "a=0", "--camera", "b=1", "--stream", "door"], "--stream names the one"),
         (["--camera", "a=0", "--camera", "b=none"], "nothing to look at"),
         (["--camera", "a=0", "--camera", "b=none", "--mic", "a=1"], "nothing to look at"),
