@@ -42,7 +42,7 @@ def add_config(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def read_config(file: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """A configuration; one with `start_bundle` takes sizes and what is `KEPT` from that bundle.
+    """A configuration; what it leaves out of sizes and of what is `KEPT`, its `start_bundle` says, if any.
 
     settings: lines of TOML that replace the file's, `seed=2` or `window_model.width=64`.
 
@@ -66,7 +66,7 @@ def read_config(file: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
         kept = {key: described[key] for key in KEPT if key in described}
         if "voice" in described:
             kept["voice_encoder"] = str(manifest.with_name(described["voice"]["encoder"]))
-        return kept | network | config
+        return _replaced(kept | network, config)
     return config
 
 

@@ -54,13 +54,16 @@ def test_a_bundle_gives_sizes_and_weights(tmp_path: Path) -> None:
     given = network(1)
     halves = {k: v.half() if v.ndim > 1 else v for k, v in given.state_dict().items()}
     save_file(halves, tmp_path / "model.safetensors")
-    manifest = '{"network": {"window_model": {"width": 16}}, "lead": "video", "smoothing_s": 0.5, '
-    manifest += '"leaning": {"share": 0.25}, "attribute_ranges": {"arousal": [1, 5]}}'
+    manifest = '{"network": {"window_model": {"width": 16, "heads": 2}}, "lead": "video", '
+    manifest += '"smoothing_s": 0.5, "leaning": {"share": 0.25}, "attribute_ranges": {"arousal": [1, 5]}}'
     (tmp_path / "manifest.json").write_text(manifest)
     file = tmp_path / "tune.toml"
     file.write_text(f'name = "tune"\nstart_bundle = "{tmp_path.as_posix()}"\n')
     config = read_config(file)
-    assert config["window_model"] == {"width": 16}
+    assert config["window_model"] == {"width": 16, "heads": 2}
+    changed = read_config(file, ["window_model.dropout=0.2", "leaning.tau_s=90"])
+    assert changed["window_model"] == {"width": 16, "heads": 2, "dropout": 0.2}
+    assert changed["leaning"] == {"share": 0.25, "tau_s": 90}
     assert (config["lead"], config["smoothing_s"], config["name"]) == ("video", 0.5, "tune")
     assert (config["attribute_ranges"], config["leaning"]) == ({"arousal": [1, 5]}, {"share": 0.25})
     made = network(2)
