@@ -17,7 +17,7 @@ from realtime.record import Recorder
 from realtime.wire import Emotion, Status, emotion_message
 
 if TYPE_CHECKING:
-    from realtime.view import View
+    from realtime.view import Aside
 
 RECENT = 256
 
@@ -64,7 +64,7 @@ class Outlet:
     publisher: Publisher
     recorder: Recorder | None = None
     faces: int = 1
-    view: "View | None" = None
+    view: "Aside | None" = None
     windows: int = 0
     _published: Counter[int] = field(default_factory=Counter)
     _totals_ms: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
@@ -159,7 +159,7 @@ class Outlet:
     def _tell(self, message: Emotion | Status) -> None:
         self.publisher.publish(message)
         if self.view is not None:
-            self.view.show(message, time.monotonic_ns())
+            self.view.show(message)
 
 
 def _unix_offset_ns() -> int:

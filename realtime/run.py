@@ -109,21 +109,31 @@ def _interrupts() -> Iterator[threading.Event]:
 @contextlib.contextmanager
 def _view(outlets: "Iterable[Outlet]", lines: "Lines") -> Iterator[None]:
     """The live view, where the terminal can redraw; lines are written above it."""
-    from realtime.view import View
+    from realtime.view import Aside, View
 
     if not View.wanted():
         yield
         return
-    with View() as view:
-        lines.above = view.say
+    view = Aside(sys.stdout)
+    lines.above = view.say
+    for outlet in outlets:
+        outlet.view = view
+    try:
+        yield
+    finally:
+        lines.above = None
         for outlet in outlets:
-            outlet.view = view
-        try:
-            yield
-        finally:
-            lines.above = None
-            for outlet in outlets:
-                outlet.view = None
+            outlet.view = None
+        if not view.close():
+            _leave_terminal()
+
+
+def _leave_terminal() -> None:
+    """A terminal that takes nothing must not hold up the end: what is still to be said is said to nobody."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if stream.isatty():
+            os.dup2(nowhere, stream.fileno())
 
 
 def _say_summary(session: "Session", lines: "Lines") -> None:

@@ -3,13 +3,19 @@
 One stream has all of that; of several, or of several faces, each has a line.
 
 It takes decoded messages and the time as an argument, and knows nothing about sockets, workers or the model.
-Data leaves it on the screen. Where the output is no terminal, `line` gives one plain line a message.
+Data leaves it on the screen; `Aside` does that from a thread of its own. Where the output is no terminal,
+`line` gives one plain line a message.
 """
 
+import contextlib
+import os
 import sys
+import threading
+import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal, Self, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -25,6 +31,9 @@ REDRAW_NS = 100_000_000
 MOST_STREAMS = 16
 LEFT_NS = SECOND_NS
 """A face of which no window came for so long has left."""
+WAITING_LINES = 100
+CLOSING_S = 0.5
+"""So long the end waits for a terminal to take the last picture."""
 _WIDTH = 80
 _LEAD_CELLS = 22
 _HEAD_CELLS = 9
@@ -62,8 +71,17 @@ class View:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
         self._streams: dict[str, _Stream] = {}
+        self._held = threading.Lock()
         self._drawn_ns: int | None = None
-        self._live = Live(self.render(), console=self._console, auto_refresh=False)
+        # With a console of its own it has nothing to do with what is printed elsewhere.
+        bare = console is None
+        self._live = Live(
+            self.render(),
+            console=self._console,
+            auto_refresh=False,
+            redirect_stdout=bare,
+            redirect_stderr=bare,
+        )
 
     @staticmethod
     def wanted() -> bool:
@@ -72,10 +90,17 @@ class View:
 
     def show(self, message: Message, now_ns: int) -> None:
         """Take in one message; draw, unless that was less than `REDRAW_NS` ago."""
-        if message.stream not in self._streams and len(self._streams) == MOST_STREAMS:
-            return
-        held = self._streams.setdefault(message.stream, _Stream())
-        held.take(message)
+        self.take(message)
+        self.draw(now_ns)
+
+    def take(self, message: Message) -> None:
+        """Take in one message, and draw nothing."""
+        with self._held:
+            if message.stream in self._streams or len(self._streams) < MOST_STREAMS:
+                self._streams.setdefault(message.stream, _Stream()).take(message)
+
+    def draw(self, now_ns: int) -> None:
+        """Draw what is held, unless that was done less than `REDRAW_NS` ago. Waits for the terminal."""
         if self._drawn_ns is None or now_ns - self._drawn_ns >= REDRAW_NS:
             self._drawn_ns = now_ns
             self._live.update(self.render(), refresh=True)
@@ -86,12 +111,13 @@ class View:
 
     def render(self) -> RenderableType:
         """What is on the screen now."""
-        if not self._streams:
-            return Text("Waiting for the first scores ...", style="dim")
-        width = min(self._console.width, _WIDTH)
-        if len(self._streams) > 1 or any(held.faces for held in self._streams.values()):
-            return _overview(self._streams, min(self._console.width, 2 * _WIDTH))
-        return Group(*(_panel(name, held, width) for name, held in self._streams.items()))
+        with self._held:
+            if not self._streams:
+                return Text("Waiting for the first scores ...", style="dim")
+            width = min(self._console.width, _WIDTH)
+            if len(self._streams) > 1 or any(held.faces for held in self._streams.values()):
+                return _overview(self._streams, min(self._console.width, 2 * _WIDTH))
+            return Group(*(_panel(name, held, width) for name, held in self._streams.items()))
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -100,6 +126,53 @@ class View:
     def __exit__(self, *_: object) -> None:
         self._live.update(self.render(), refresh=True)
         self._live.stop()
+
+
+class Aside:
+    """A `View` drawn by a thread of its own: whoever calls `show` or `say` never waits for the terminal.
+
+    A terminal may take nothing for as long as it likes (Ctrl-S, a stalled link). Until it does again the
+    newest state waits to be drawn, and the newest `WAITING_LINES` lines to be written; older ones are lost.
+    """
+
+    def __init__(self, terminal: TextIO) -> None:
+        # Not `terminal` itself: a thread that waits in it keeps its lock, and so the program from its end.
+        self._file = os.fdopen(os.dup(terminal.fileno()), "w", encoding=terminal.encoding, errors="replace")
+        self._view = View(Console(file=self._file))
+        self._lines: deque[str] = deque(maxlen=WAITING_LINES)
+        self._news = threading.Event()
+        self._over = False
+        self._thread = threading.Thread(target=self._draw, name="view", daemon=True)
+        self._thread.start()
+
+    def show(self, message: Message) -> None:
+        """Take in one message; it is drawn when the terminal is ready for it."""
+        self._view.take(message)
+        self._news.set()
+
+    def say(self, text: str) -> None:
+        """A line for the person, above the view."""
+        self._lines.append(text)
+        self._news.set()
+
+    def close(self) -> bool:
+        """Draw for the last time; False where the terminal does not take it within `CLOSING_S`."""
+        self._over = True
+        self._news.set()
+        self._thread.join(CLOSING_S)
+        return not self._thread.is_alive()
+
+    def _draw(self) -> None:
+        # A terminal that has gone needs no view; the run goes on.
+        with contextlib.suppress(OSError), self._file, self._view:
+            over = False
+            while not over:
+                self._news.wait()
+                self._news.clear()
+                over = self._over
+                while self._lines:
+                    self._view.say(self._lines.popleft())
+                self._view.draw(time.monotonic_ns())
 
 
 def line(message: Message) -> str:
