@@ -81,6 +81,8 @@ def _capture(edge: Edge, job: CaptureJob) -> NoReturn:
     run = _Run(edge, out, job.stream, tracker, job.duration_ns, opened)
     if not live:
         # A file was opened to see what is in it; its clock starts with the run.
+        for source in sources:
+            source.close()
         run.announce()
         start = edge.await_start()
         run.begin(start)

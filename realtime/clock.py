@@ -140,7 +140,6 @@ class CameraClock:
         self._delay_ns = 0
         self._last_ns = -(1 << 62)
         self.choice = ""
-        self.implausible = 0
 
     def trial(self, driver_ns: int, arrival_ns: int) -> bool:
         """Takes what one of the first pictures says; True once that is enough and `time_ns` may be asked."""
@@ -166,7 +165,6 @@ class CameraClock:
             t_ns = driver_ns
         else:
             t_ns = arrival_ns - self._delay_ns
-            self.implausible += self._driver
         self._last_ns = max(t_ns, self._last_ns + 1)
         return self._last_ns
 

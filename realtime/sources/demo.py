@@ -176,13 +176,6 @@ class DemoSource:
             self._closed.wait(max(0, due_ns - time.monotonic_ns()) / SECOND_NS)
 
 
-def open_demo(
-    *, paced: bool, anchor_ns: int | None = None, video: bool = True, audio: bool = True
-) -> DemoSource:
-    """The endless demo, or only its picture or its voice."""
-    return DemoSource(paced, anchor_ns, video=video, audio=audio)
-
-
 def _eased(share: float) -> float:
     return share * share * (3 - 2 * share)
 

@@ -63,6 +63,7 @@ class MediaSource:
 
     def __init__(self, path: str, *, paced: bool, anchor_ns: int | None, video: bool, audio: bool) -> None:
         self._closed = threading.Event()
+        self._reading = False
         self._pictures = _Track.open(path, "video") if video else None
         self._sound = _Track.open(path, "audio") if audio else None
         if self._pictures is None and self._sound is None:
@@ -80,7 +81,10 @@ class MediaSource:
         )
 
     def __iter__(self) -> Iterator[Item]:
+        self._reading = True
         try:
+            if self._closed.is_set():
+                return
             if self._anchor_ns is not None:
                 self._catch_up(time.monotonic_ns() - self._anchor_ns)
             tracks = [items for items in (self._frames(), self._blocks()) if items is not None]
@@ -89,13 +93,16 @@ class MediaSource:
                 self._unpaced(merged) if self._anchor_ns is None else self._paced(merged, self._anchor_ns)
             )
         finally:
+            self._reading = False
             self.close()
+
+    def close(self) -> None:
+        """Lets the file go; one that is being read is let go by its reader, soon."""
+        self._closed.set()
+        if not self._reading:
             for track in (self._pictures, self._sound):
                 if track is not None:
                     track.container.close()
-
-    def close(self) -> None:
-        self._closed.set()
 
     def _catch_up(self, behind_ns: int) -> None:
         """A reader that starts late (again) does not decode all that is over."""

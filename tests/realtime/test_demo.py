@@ -20,7 +20,6 @@ from realtime.sources.demo import (
     SECTION_S,
     DemoSource,
     Performance,
-    open_demo,
 )
 from realtime.sources.demo_portrait import LABELS
 
@@ -188,8 +187,8 @@ def test_a_late_reader_loses_frames_but_no_sound() -> None:
 
 
 def test_picture_or_sound_alone_and_close() -> None:
-    assert all(isinstance(item, Frame) for item in itertools.islice(open_demo(paced=False, audio=False), 3))
-    source = open_demo(paced=False, video=False)
+    assert all(isinstance(item, Frame) for item in itertools.islice(DemoSource(False, audio=False), 3))
+    source = DemoSource(False, video=False)
     seen = []
     for item in source:
         seen.append(item)

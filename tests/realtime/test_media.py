@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import psutil
 import pytest
 
 from engine.errors import SourceError
@@ -129,6 +130,18 @@ def test_close_from_another_thread_ends_it(tmp_path: Path) -> None:
     began = time.monotonic()
     assert len(frames_of(list(items))) < 10
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_closed_file_is_let_go(tmp_path: Path, begun: bool) -> None:
+    path = write_clip(tmp_path / "clip.mp4", seconds=1)
+    source = open_media(str(path), paced=False)
+    items = iter(source)
+    if begun:
+        next(items)
+    source.close()
+    assert not list(items)
+    assert str(path) not in [file.path for file in psutil.Process().open_files()]
 
 
 @pytest.mark.parametrize(("video", "audio"), [(True, False), (False, True)])
