@@ -30,7 +30,7 @@ from trainer.data import ravdess
 from trainer.data.clips import list_rows
 from trainer.data.takes import Take
 from trainer.facts import Facts, ravdess_facts, scaled_facts, table_facts
-from trainer.heat_map import attend
+from trainer.heat_map import Attention, attend
 from trainer.robustness import CURVES, fitting, robustness, sample
 from trainer.still_trials import evaluate_stills
 from trainer.take_report import takes_table
@@ -193,21 +193,39 @@ def measure_robustness(arguments: argparse.Namespace, console: Console) -> dict[
     return {"bundle": bundle.name, "digest": bundle.digest, "date": today} | curves
 
 
-def write_folder(arguments: argparse.Namespace, report: dict[str, Any], console: Console) -> None:
-    """The folder of the report, with what else was asked for. Raises as `measure` does."""
+def attention_first(arguments: argparse.Namespace) -> tuple[str, Attention] | None:
+    """What a report may lack is told before clips are played for hours: matplotlib, a clip with attention.
+
+    The clip's name and its attention, if a picture of it was asked for. Raises as `measure` does.
+    """
+    if arguments.out is None:
+        return None
     try:
-        from trainer.report import write_report
+        import trainer.report  # noqa: F401
     except ImportError as error:
         raise ValueError(f'A report needs matplotlib: pip install -e ".[report]" ({error}).') from error
-    curves = None
+    clip: Path | None = arguments.heat_map
+    if clip is None:
+        return None
+    takes = [] if arguments.stills else open_takes(arguments, load_bundle(arguments.bundle))[0]
+    sound = next((take.sound for take in takes if take.file.resolve() == clip.resolve()), None)
+    return clip.name, attend(clip, arguments.bundle, arguments.face_model, arguments.offline, sound)
+
+
+def write_folder(
+    arguments: argparse.Namespace,
+    report: dict[str, Any],
+    attention: tuple[str, Attention] | None,
+    console: Console,
+) -> None:
+    """The folder of the report; what the robustness adds comes when all else is kept. Raises as `measure`."""
+    from trainer.report import write_report
+
+    licence = load_bundle(arguments.bundle).licence
+    write_report(arguments.out, report, licence, attention=attention)
+    console.print(f"The report is in {arguments.out}.", highlight=False)
     if arguments.robustness is not None:
-        curves = measure_robustness(arguments, console)
-    attention = None
-    if arguments.heat_map is not None:
-        clip: Path = arguments.heat_map
-        found = attend(clip, arguments.bundle, arguments.face_model, arguments.offline)
-        attention = (clip.name, found)
-    write_report(arguments.out, report, load_bundle(arguments.bundle).licence, curves, attention)
+        write_report(arguments.out, report, licence, measure_robustness(arguments, console), attention)
 
 
 def show(console: Console, title: str, heads: dict[str, dict[str, Any]], lead: str) -> None:
@@ -269,14 +287,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     refuse_what_does_not_go_together(p, arguments)
     console = Console(file=sys.stdout)
     try:
+        attention = attention_first(arguments)
         report = measure(arguments, console)
         show_all(console, report)
         if arguments.json is not None:
             text = json.dumps(report, indent=1, allow_nan=False) + "\n"
             arguments.json.write_text(text, encoding="utf-8")
         if arguments.out is not None:
-            write_folder(arguments, report, console)
-            console.print(f"The report is in {arguments.out}.", highlight=False)
+            write_folder(arguments, report, attention, console)
     except (De3Error, ValueError, OSError, av.FFmpegError) as error:
         Console(stderr=True).print(str(error), style="bold red", markup=False, highlight=False)
         return 2

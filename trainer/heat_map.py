@@ -41,19 +41,25 @@ class Attention:
 
 
 def attend(
-    file: Path, bundle: Path | None = None, face_model: Path | None = None, offline: bool = False
+    file: Path,
+    bundle: Path | None = None,
+    face_model: Path | None = None,
+    offline: bool = False,
+    sound_file: Path | None = None,
 ) -> Attention:
     """The IFE's attention in the fullest window of a clip with picture and sound.
 
+    sound_file: has the sound in place of `file`.
+
     Raises ValueError where one of them is missing, and what the recogniser and the decoder raise.
     """
-    held = contents(file)
+    held = contents(file, sound_file)
     if not (held.has_video and held.has_audio):
         raise ValueError(f"{file} has not both picture and sound, so neither can attend to the other.")
     backend = AttentiveBackend(load_bundle(bundle))
     options = {"bundle": bundle, "engine": "onnx", "face_model": face_model, "offline": offline}
     with InstrumentedRecognizer(lambda _: backend, **options) as recogniser:
-        score_windows(recogniser, file, Setting(bundle=bundle))
+        score_windows(recogniser, file, Setting(bundle=bundle), sound_file=sound_file)
         window = recogniser.bundle.window
     of_video, of_audio = backend.attention()
     fullest = backend.fullest_window

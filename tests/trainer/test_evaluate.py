@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -264,11 +265,16 @@ def test_a_split_of_a_prepared_set_is_played(
     assert set(report["heads"]["fused"]["groups"]["kept"]) == {"face and voice"}
 
 
-def test_the_attention_over_a_clip_is_drawn(bundle: Path, voices: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_attention_over_a_clip_is_drawn(apart: bool, bundle: Path, voices: Path, tmp_path: Path) -> None:
+    """Its sound is in the clip, or in a file of its own that the table names."""
     pytest.importorskip("matplotlib", reason="pictures need the extra 'report'")
-    write_media(tmp_path / "clip.mp4")
+    write_media(tmp_path / "clip.mp4", sound=not apart)
+    write_media(tmp_path / "clip.wav")
+    table = tmp_path / "mine.csv"
+    table.write_text(f"file,sound,speaker,label\nclip.mp4,{'clip.wav' if apart else ''},ann,happy\n")
     out = tmp_path / "report"
-    options = ["--bundle", str(bundle), "--clips", str(voices), "--jobs", "1", "--offline"]
+    options = ["--bundle", str(bundle), "--clips", str(table), "--jobs", "1", "--offline"]
     assert main([*options, "--out", str(out), "--heat-map", str(tmp_path / "clip.mp4")]) == 0
     picture = cv2.imread(str(out / "attention.png"))
     assert picture is not None
@@ -276,6 +282,34 @@ def test_the_attention_over_a_clip_is_drawn(bundle: Path, voices: Path, tmp_path
     coloured = np.ptp(picture.astype(int), axis=2) > 30  # the heat, not ink, paper and grey faces
     assert coloured.mean() > 0.01
     assert "![Attention over clip.mp4](attention.png)" in (out / "CARD.md").read_text(encoding="utf-8")
+
+
+def test_what_a_report_lacks_is_told_before_anything_is_played(
+    bundle: Path, voices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.evaluate.score_clips", lambda *_: pytest.fail("played"))
+    write_media(tmp_path / "mute.mp4", sound=False)
+    options = ["--bundle", str(bundle), "--clips", str(voices), "--jobs", "1", "--out", str(tmp_path / "out")]
+    for clip in ("mute.mp4", "nowhere.mp4"):
+        assert main([*options, "--heat-map", str(tmp_path / clip)]) == 2
+    monkeypatch.setitem(sys.modules, "trainer.report", None)  # as without matplotlib
+    assert main(options) == 2
+
+
+def test_what_was_measured_is_kept_where_the_robustness_fails(
+    bundle: Path, voices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need the extra 'report'")
+
+    def broken(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("trainer.evaluate.robustness", broken)
+    out = tmp_path / "out"
+    options = ["--bundle", str(bundle), "--clips", str(voices), "--jobs", "1", "--out", str(out)]
+    assert main([*options, "--robustness", "window_s"]) == 2
+    assert json.loads((out / "metrics.json").read_text(encoding="utf-8"))["bundle"] == "tiny"
+    assert (out / "CARD.md").is_file()
 
 
 @pytest.mark.parametrize(
