@@ -38,11 +38,22 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What is used of a take. face: share of its pictures with a face; voice_s: seconds of sound."""
+    """What is used of a take.
+
+    face: share of its pictures with a face; voice_s: seconds of sound. damage: why its pictures are not read.
+    """
 
     take: Take
     face: float
     voice_s: float
+    damage: str = ""
+
+    @property
+    def files(self) -> tuple[Path, Path | None]:
+        """To play it from: the picture, or all that is whole, and the sound where it is not in that file."""
+        if self.damage and self.take.sound is not None:
+            return self.take.sound, None
+        return self.take.file, self.take.sound
 
     @property
     def kept(self) -> str:
@@ -86,9 +97,10 @@ def sort_takes(
             continue
         _, samples, pictures, faces = store.sizes(take)
         heard = samples >= SHORTEST_S * RATE_HZ
-        each = Found(take=take, face=faces / max(1, pictures), voice_s=samples / RATE_HZ if heard else 0.0)
+        voice_s, damage = samples / RATE_HZ if heard else 0.0, store.damage(take)
+        each = Found(take=take, face=faces / max(1, pictures), voice_s=voice_s, damage=damage)
         found.append(each)
-        reasons = []
+        reasons = [damage] if damage else []
         if samples and not heard:
             reasons.append(f"its sound lasts {samples / RATE_HZ:.2f} s")
         if pictures and not faces:
@@ -119,8 +131,7 @@ def write_tables(out: Path, found: Sequence[Found], failures: Sequence[Failure])
             f.kept,
             f"{f.face:.2f}",
             f"{f.voice_s:.2f}",
-            f.take.file.absolute(),
-            f.take.sound and f.take.sound.absolute(),
+            *(file and file.absolute() for file in f.files),
             *(f.take.attributes.get(name) for name in rated),
         )
         for f in found

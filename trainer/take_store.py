@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -67,22 +68,40 @@ class Observed:
     clip: its ticks, maybe none; of several tracks the one seen longest, the others count as lost.
     samples: (N,) int16, 16 kHz mono, from the clip's time 0 on, silence where the file has none; maybe none.
     pictures: how many there were; found: in how many of them a face was found.
+    damage: why the pictures could not be read, where only the sound could.
     """
 
     clip: MovingClip
     samples: NDArray[np.int16]
     pictures: int
     found: int
+    damage: str = ""
 
 
 def observe(take: Take, finder: FaceFinder, bundle: Bundle) -> Observed:
-    """Plays a take as live. Raises av.FFmpegError or OSError where a file cannot be read."""
+    """Plays a take as live; of one whose picture cannot be read, the sound that has a file of its own.
+
+    Raises av.FFmpegError, OSError or ValueError where a file cannot be read.
+    """
     sound = take.sound or take.file
     samples = _heard(sound) if contents(sound).has_audio else np.zeros(0, np.int16)
+    damage = ""
+    try:
+        clip, pictures, found = _seen(take.file, finder, bundle)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if not len(samples) or take.sound is None:
+            raise
+        clip, pictures, found = _clip([], 0, bundle.crop.size), 0, 0
+        damage = f"{type(error).__name__}: {error}".splitlines()[0]
+    return Observed(clip=clip, samples=samples, pictures=pictures, found=found, damage=damage)
+
+
+def _seen(file: Path, finder: FaceFinder, bundle: Bundle) -> tuple[MovingClip, int, int]:
+    """The ticks of a file's pictures, how many pictures there were, and in how many there was a face."""
     tracker, timeline = FaceTracker(finder, bundle.crop), Timeline(bundle, has_audio=False)
     faces: list[tuple[int, Face]] = []
     pictures = found = last = 0
-    for item in play(take.file, sound=False):
+    for item in play(file, sound=False):
         assert isinstance(item, Frame)
         observation = tracker.observe(item)
         pictures, found = pictures + 1, found + (observation.face is not None)
@@ -96,9 +115,7 @@ def observe(take: Take, finder: FaceFinder, bundle: Bundle) -> Observed:
         released, window = timeline.window(last + tick_ns)
         faces += released
         ticks = window.end_tick
-    return Observed(
-        clip=_clip(faces, ticks, bundle.crop.size), samples=samples, pictures=pictures, found=found
-    )
+    return _clip(faces, ticks, bundle.crop.size), pictures, found
 
 
 def _heard(file: Path) -> NDArray[np.int16]:
@@ -182,6 +199,7 @@ class Store:
             gap_ns=clip.gap_ns,
             seen=clip.seen,
             samples=observed.samples,
+            damage=np.array(observed.damage),
         )
         part.replace(file)
 
@@ -190,6 +208,11 @@ class Store:
         with np.load(self.file(take)) as table:
             ticks, samples, pictures, found = (int(size) for size in table["sizes"])
         return ticks, samples, pictures, found
+
+    def damage(self, take: Take) -> str:
+        """Why the pictures of a take that is kept could not be read; empty where they could."""
+        with np.load(self.file(take)) as table:
+            return str(table["damage"]) if "damage" in table else ""  # an earlier version kept no such takes
 
     def clip(self, take: Take) -> MovingClip:
         """The ticks of a take that is kept."""

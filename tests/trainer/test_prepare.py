@@ -1,13 +1,11 @@
 """Sets in the layout of their authors, with really encoded media, all the way to a trained step."""
 
-import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,21 +14,19 @@ from safetensors.torch import save_file
 from small_media import FRAMES, FRAMES_HZ, write_media
 from small_windows import FRAME_ENCODER, WINDOW_MODEL
 
-from engine.bundle import Bundle, load_bundle
-from engine.signals.face import FaceFinder
+from engine.bundle import load_bundle
 from engine.signals.finder import load_finder
 from engine.signals.yunet import YUNET_FILE, YunetFinder
 from trainer import calibrate, prepare_voices
 from trainer.clip_sets import load_shards
 from trainer.data.ravdess import list_recordings
-from trainer.data.sound import open_cache
 from trainer.data.takes import Take
 from trainer.model.frame_encoder import FrameEncoder
 from trainer.prepare import Request, Summary, listed, main, prepare
 from trainer.prepare_windows import prepare as prepare_windows
 from trainer.prepared_sets import make_ready
 from trainer.stage_windows import WindowsStage
-from trainer.take_store import Observed, Store, observe, settings_of
+from trainer.take_store import Store, observe, settings_of
 from trainer.train import train
 from trainer.work_pool import Died, run_all
 
@@ -252,39 +248,6 @@ def test_voices_alone_are_prepared_trained_and_calibrated(
     assert len(prepare_voices.open_mels(out / "voices").starts) == 2
 
 
-def test_what_was_not_foreseen_stops_one_take_alone(
-    media: Media, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(take: Take, finder: FaceFinder, bundle: Bundle) -> Observed:
-        if take.name == "odd":
-            raise cv2.error("(-215:Assertion failed) !ssize.empty()")
-        return observe(take, finder, bundle)
-
-    rows = ["path,speaker,split,label"]
-    for name in ("good", "odd"):
-        media(tmp_path / f"{name}.wav")
-        rows.append(f"{name}.wav,ann,train,sad")
-    (tmp_path / "mine.csv").write_text("\n".join(rows) + "\n")
-    monkeypatch.setattr("trainer.prepare.observe", refuse)
-    monkeypatch.setattr("trainer.prepare.run_all", in_this_process)
-    summary = run(tmp_path / "mine.csv", tmp_path / "out")
-    assert (summary.made, summary.voices) == (1, 1)
-    with (tmp_path / "out" / "failures.csv").open(newline="") as table:
-        (failed,) = csv.DictReader(table)
-    assert failed["name"] == "odd"
-    first, *where = failed["reason"].splitlines()
-    assert first == "error: (-215:Assertion failed) !ssize.empty()"
-    assert where[0] == "Traceback (most recent call last):"
-
-
-def in_this_process(
-    items: Iterable[Take], work: Callable[[Take], str], _: int, begin: Callable[..., None], initial: Any
-) -> Iterator[tuple[Take, str]]:
-    """`run_all` for work of which a part is replaced here."""
-    begin(*initial)
-    yield from ((item, work(item)) for item in items)
-
-
 def test_labels_that_would_not_be_used_are_refused(tmp_path: Path) -> None:
     for folder, name in (("VideoFlash", "1001_IEO_NEU_XX.flv"), ("AudioWAV", "1001_IEO_NEU_XX.wav")):
         (tmp_path / folder).mkdir()
@@ -297,39 +260,6 @@ def test_labels_that_would_not_be_used_are_refused(tmp_path: Path) -> None:
         request = Request(set_name=name, root=tmp_path, out=tmp_path, protocol=protocol, labels="perceived")
         with pytest.raises(ValueError, match=said):
             listed(request)
-
-
-def test_a_run_goes_on_lists_failures_and_makes_anew_what_has_changed(media: Media, tmp_path: Path) -> None:
-    media(tmp_path / "good.mp4")
-    media(tmp_path / "blank.mp4", faces=False)
-    media(tmp_path / "mute.mp4", sound=False)
-    (tmp_path / "broken.mp4").write_bytes(b"not a film")
-    table, out = tmp_path / "mine.csv", tmp_path / "out"
-    names = ("good", "blank", "mute", "broken")
-    table.write_text(
-        "path,speaker,split,label\n" + "".join(f"{name}.mp4,{name},train,sad\n" for name in names)
-    )
-    first = run(table, out, jobs=2)
-    assert (first.made, first.there, first.voices, first.faces["train"]) == (3, 0, 2, 2)
-    assert first.kinds == {"face and voice": 1, "voice": 1, "face": 1}
-    with (out / "failures.csv").open(newline="") as rows:
-        failed = {row["name"]: row for row in csv.DictReader(rows)}
-    assert {name: row["kept"] for name, row in failed.items()} == {"blank": "voice", "broken": ""}
-    assert "no face in its 16 pictures" in failed["blank"]["reason"]
-    with (out / "takes.csv").open(newline="") as rows:
-        kept = {row["name"]: row["kept"] for row in csv.DictReader(rows)}
-    assert kept == {"good": "face and voice", "blank": "voice", "mute": "face"}
-    assert [clip.meta["voice"] for clip in load_shards(out / "faces" / "train")] == ["good", None]
-    assert open_cache(out / "voices").names.tolist() == ["good", "blank"]
-    stamps = {file: file.stat().st_mtime_ns for file in out.rglob("*.np[yz]")}
-    again = run(table, out)
-    assert (again.made, again.there) == (0, 3)
-    assert {file: file.stat().st_mtime_ns for file in out.rglob("*.np[yz]")} == stamps
-    media(tmp_path / "mute.mp4")  # now with sound
-    (tmp_path / "out" / "voices" / "mel.npz").touch()
-    mended = run(table, out)
-    assert (mended.made, mended.there, mended.faces["train"]) == (1, 2, 2)
-    assert not (out / "voices" / "mel.npz").exists()  # of other takes
 
 
 def test_a_take_is_what_the_engine_sees_and_hears(media: Media, tmp_path: Path) -> None:
