@@ -54,10 +54,9 @@ class StreamState:
         return self.over or (bool(self.places) and all(place.finished for place in self.places.values()))
 
     def expected(self, start: Start) -> Start:
-        """What the recogniser is to wait for."""
-        video, audio = (
-            not self.over and any(place.has(kind) for place in self.places.values()) for kind in KINDS
-        )
+        """What the recogniser is to wait for: a source's end is said once, so not those that are at theirs."""
+        coming = [place for place in self.places.values() if not (self.over or place.finished)]
+        video, audio = (any(place.has(kind) for place in coming) for kind in KINDS)
         return replace(start, has_video=video, has_audio=audio, stream=self.name)
 
     def judge(self, down: Collection[str], recogniser_down: bool) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.peers.clip import write_clip
 from tests.peers.program import Program
 
 
@@ -49,6 +50,19 @@ def test_the_sound_returns_at_the_right_place_of_the_clip(bundle: Path, long_cli
         assert messages[-1].valid["audio"] > 0.95
         program.interrupt()
         assert program.end() == 0
+
+
+def test_a_successor_of_the_recogniser_does_not_wait_for_a_file_that_is_over(
+    bundle: Path, tmp_path: Path
+) -> None:
+    picture = write_clip(tmp_path / "picture.mp4", seconds=1, audio=False)
+    sound = write_clip(tmp_path / "sound.m4a", seconds=12, video=False)
+    with Program("--camera", picture, "--mic", sound, bundle=bundle) as program:
+        program.emotions(15)  # the picture is over after a third of them
+        program.line("ready")
+        _kill(program, "recogniser", signal.SIGKILL)
+        assert program.end() == 0
+        assert program.errors() == []
 
 
 def test_workers_that_keep_dying_end_the_run(bundle: Path, long_clip: Path) -> None:
