@@ -28,6 +28,7 @@ NEWEST_MESSAGES = 4096
 NEWEST_TOPICS = 256
 KERNEL_BYTES = 65_536
 LINGER_MS = 200
+KEY_CHARACTERS = 40
 _TCP = re.compile(r"tcp://(\[[^\]]*\]|[^:\[\]]+):(\d+|\*)")
 
 
@@ -103,10 +104,14 @@ class Publisher:
     def _secure(self, keys: ServerKeys) -> None:
         self._socket.curve_publickey, self._socket.curve_secretkey = _secret(keys.secret)
         self._socket.curve_server = True
-        if not keys.clients.is_dir() or not any(keys.clients.glob("*.key")):
+        # Those that the guard reads, too: one that is no key would keep it from letting anybody in.
+        files = sorted(file for file in keys.clients.glob("*.key") if not file.name.startswith("."))
+        if not files:
             raise FeedError(
                 f"{keys.clients} holds no .key file of a subscriber, so nobody could listen: put one there."
             )
+        for file in files:
+            _public(file)
         from zmq.auth.thread import ThreadAuthenticator
 
         self._guard = ThreadAuthenticator(self._context)
@@ -322,6 +327,12 @@ def _public(path: Path) -> bytes:
 
 def _certificate(path: Path) -> tuple[bytes, bytes | None]:
     try:
-        return zmq.auth.load_certificate(path)
+        public, secret = zmq.auth.load_certificate(path)
     except (OSError, ValueError) as error:
         raise FeedError(f"{path} cannot be used as a CURVE key file: {error}.") from error
+    for key in (public, secret or public):
+        if len(key) != KEY_CHARACTERS:
+            raise FeedError(
+                f"{path} cannot be used as a CURVE key file: a key has {KEY_CHARACTERS} characters."
+            )
+    return public, secret

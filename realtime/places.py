@@ -54,7 +54,7 @@ class StreamState:
         return self.over or (bool(self.places) and all(place.finished for place in self.places.values()))
 
     def expected(self, start: Start) -> Start:
-        """What the recogniser is to wait for: a source's end is said once, so not those that are at theirs."""
+        """What the recogniser is to wait for: an end is said once, so not those at theirs."""
         coming = [place for place in self.places.values() if not (self.over or place.finished)]
         video, audio = (any(place.has(kind) for place in coming) for kind in KINDS)
         return replace(start, has_video=video, has_audio=audio, stream=self.name)

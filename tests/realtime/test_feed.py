@@ -339,6 +339,22 @@ def test_a_key_file_that_is_none_is_named(tmp_path: Path) -> None:
             Subscriber(ANY.replace("*", "1"), curve=ClientKeys(secret=path, server=path))
 
 
+@pytest.mark.skipif(not zmq.has("curve"), reason="this libzmq was built without CURVE")
+@pytest.mark.parametrize("text", ["not a key\n", 'public-key = "cut"\n'])
+def test_a_listener_whose_key_is_none_is_named(tmp_path: Path, text: str) -> None:
+    """Of a folder with such a file libzmq's guard reads nothing, and would let nobody in."""
+    _, secret = map(Path, zmq.auth.create_certificates(tmp_path, "feed"))
+    listeners = tmp_path / "listeners"
+    listeners.mkdir()
+    zmq.auth.create_certificates(listeners, "laptop")
+    (listeners / "._laptop.key").write_text("no business of ours")
+    keys = ServerKeys(secret=secret, clients=listeners)
+    Publisher(ANY, curve=keys).close()
+    (listeners / "other.key").write_text(text)
+    with pytest.raises(FeedError, match=r"other\.key cannot be used as a CURVE key file: .+\.$"):
+        Publisher(ANY, curve=keys)
+
+
 def test_the_client_in_the_readme_works_as_written(feed: Publisher) -> None:
     text = (ROOT / "realtime" / "README.md").read_text(encoding="utf-8")
     code = text.split("```python\n")[1].split("```")[0]

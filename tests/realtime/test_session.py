@@ -1,4 +1,4 @@
-"""The main process's part of a run. Its workers are real, and never say anything: the test speaks for them."""
+"""The main process's part of a run. Its workers are real and never say anything: the test speaks for them."""
 
 import threading
 from collections.abc import Iterator
