@@ -7,6 +7,8 @@ over its socket, and a subscriber by iteration (`for`, `async for`) or `receive`
 import errno
 import ipaddress
 import re
+import socket
+import stat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -290,21 +292,45 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _bind(socket: "zmq.Socket[bytes]", endpoint: str) -> None:
+def _bind(made: "zmq.Socket[bytes]", endpoint: str) -> None:
+    in_use = f"{endpoint} is in use, perhaps by another run: end that one, or name another with --bind."
+    path = _ipc_path(endpoint)
+    if path is not None and _answers(path):
+        raise FeedError(in_use)
     try:
-        socket.bind(endpoint)
+        made.bind(endpoint)
     except zmq.ZMQError as error:
         if error.errno == errno.EADDRINUSE:
-            raise FeedError(
-                f"{endpoint} is in use, perhaps by another run: end that one, or name another with --bind."
-            ) from error
+            raise FeedError(in_use) from error
         raise FeedError(f"{endpoint} cannot be bound: {error.strerror}.") from error
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody listens at `path`. Raises FeedError where something else than a socket lies there.
+
+    ZeroMQ looks at nothing: it removes whatever is there, and takes its place.
+    """
+    try:
+        kind = path.lstat().st_mode
+    except OSError:
+        return False
+    if not stat.S_ISSOCK(kind):
+        raise FeedError(f"{path} is no socket and would be lost: name a path with --bind where nothing lies.")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(str(path)) in (0, errno.EAGAIN)
+
+
+def _ipc_path(endpoint: str) -> Path | None:
+    """The path of an ipc endpoint that has one on disk."""
+    path = endpoint.removeprefix("ipc://")
+    return None if path == endpoint or path.startswith("@") else Path(path)
 
 
 def _socket_file(endpoint: str) -> tuple[Path, int] | None:
     """The file of an ipc endpoint and its number on disk, where there is one."""
-    path = Path(endpoint.removeprefix("ipc://"))
-    return (path, path.stat().st_ino) if endpoint.startswith("ipc://") and path.exists() else None
+    path = _ipc_path(endpoint)
+    return None if path is None or not path.exists() else (path, path.stat().st_ino)
 
 
 def _connect(socket: "zmq.Socket[bytes]", endpoint: str) -> None:

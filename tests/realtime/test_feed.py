@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -294,6 +295,27 @@ def test_what_is_no_endpoint_is_said_so(endpoint: str) -> None:
 def test_a_port_in_use_is_one_sentence(feed: Publisher) -> None:
     with pytest.raises(FeedError, match=r"^tcp://127\.0\.0\.1:\d+ is in use.*--bind\.$"):
         Publisher(feed.endpoint)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="ipc endpoints need Unix sockets")
+def test_an_ipc_path_is_taken_from_nobody(tmp_path: Path) -> None:
+    notes, link, path = tmp_path / "notes.txt", tmp_path / "link", tmp_path / "feed"
+    notes.write_text("important")
+    link.symlink_to(notes)
+    for taken in (notes, link, tmp_path):
+        with pytest.raises(FeedError, match=rf"^{taken} is no socket.*--bind"):
+            Publisher(f"ipc://{taken}")
+    assert notes.read_text() == "important"
+    assert link.is_symlink()
+    with Publisher(f"ipc://{path}") as feed, Subscriber(feed.endpoint) as subscriber:
+        with pytest.raises(FeedError, match=r"feed is in use.*--bind\.$"):
+            Publisher(feed.endpoint)
+        meet(feed, subscriber)
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    assert path.is_socket(), "what a killed run leaves"
+    with Publisher(f"ipc://{path}") as feed, Subscriber(feed.endpoint) as subscriber:
+        meet(feed, subscriber)
 
 
 def test_localhost_is_loopback() -> None:
