@@ -61,6 +61,11 @@ class VoicesStage:
                 (("dev",), None),
             )
         )
+        for split, source in ((", ".join(config["splits"]), self.train), ("dev", self.dev)):
+            if not source.has(source.shares):
+                raise ValueError(
+                    f"A voices stage learns from rated voices; in the split {split} there are none."
+                )
         self.dev.voice_mean = self.train.voice_mean
         for source in (self.train, self.dev):
             source.face_mean = np.zeros(len(self.network.face_mean), np.float32)

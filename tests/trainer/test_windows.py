@@ -17,6 +17,7 @@ from trainer.export import export, load_network
 from trainer.lost_parts import cover
 from trainer.model.frame_encoder import FrameEncoder
 from trainer.set_union import SetFolders
+from trainer.stage_voices import VoicesStage
 from trainer.train import train
 from trainer.window_batches import PRIOR_S, TAU_S, TICKS, WindowSource, blended
 
@@ -179,6 +180,18 @@ def test_the_stage_learns(data: Path, tmp_path: Path) -> None:
     config: dict[str, Any] = windows_config(data)
     best = train(config, tmp_path / "run")
     assert best["both_fused"] > 0.5  # chance is 0.14
+
+
+@pytest.mark.parametrize(("there", "lacking"), [("train", "dev"), ("dev", "train")])
+def test_a_voices_stage_needs_voices_to_learn_and_to_be_judged_by(
+    there: str, lacking: str, data: Path
+) -> None:
+    table = data / "voices" / "voices.npz"
+    with np.load(table) as voices:
+        told = dict(voices)
+    np.savez(table, **told | {"splits": np.full(len(told["splits"]), there)})
+    with pytest.raises(ValueError, match=f"learns from rated voices; in the split {lacking} there are none"):
+        VoicesStage(windows_config(data))
 
 
 def test_attributes_are_learned_exported_and_given_by_the_engine(tmp_path: Path) -> None:
