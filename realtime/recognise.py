@@ -170,7 +170,7 @@ def _timeout_ms(wake_ns: int | None) -> int:
 
 
 def _stats(edge: Edge, streams: "Streams", elapsed_s: float) -> list[Stats]:
-    """One for each stream; the worker's own share of a core stands in each of them."""
+    """One for each stream; the worker's own share of a core, and of its reports those lost, stand in each."""
     cpu = edge.cpu_share(elapsed_s)
     found = []
     for name, recogniser in streams.recognisers.items():
@@ -178,6 +178,8 @@ def _stats(edge: Edge, streams: "Streams", elapsed_s: float) -> list[Stats]:
         drops = {cause.replace("_", " "): count for cause, count in recogniser.stream.counts.items() if count}
         if recogniser.schedule.skipped:
             drops["skipped window"] = recogniser.schedule.skipped
+        if edge.reports.dropped:
+            drops["report link full"] = edge.reports.dropped
         overload = skipped / max(windows + skipped, 1)
         rates = {"scores_hz": windows / elapsed_s, "overload": overload, "cpu": cpu}
         found.append(Stats(edge.name, os.getpid(), drops, rates, name))

@@ -6,26 +6,23 @@ Time is an argument: a machine that is too slow is one on which each turn comes 
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from engine.backends import choose
 from engine.backends.onnx import OnnxBackend
-from engine.bundle import Bundle, load_bundle
+from engine.bundle import load_bundle
 from engine.errors import BackendError
 from engine.streams import Recognition, Stream
 from engine.types import SECOND_NS, Block, Face, Observation
 from realtime.link import Endpoints
 from realtime.messages import Routed, Scored, Start
-from realtime.outlet import Condition, Outlet
-from realtime.recognise import RECOGNISER, RecogniseJob, _scarce, _stats
+from realtime.recognise import RecogniseJob, _scarce
 from realtime.recognise import _streams as _streams_of_a_run
 from realtime.schedule import Schedule
 from realtime.scoring import Recogniser, Room
 from realtime.streams import Pace, Streams
-from realtime.wire import Status
 from tests.engine.small_bundle import write_bundle
 
 MS = 1_000_000
@@ -143,78 +140,6 @@ def test_under_overload_every_rate_falls_evenly_and_nothing_piles_up(folder: Pat
         assert newest.valid_video == pytest.approx(1 - forgone / 105, abs=0.12)
         assert newest.valid_audio > 0.9, "sound costs little, and all of it counts"
     assert len({recogniser.stream.counts["forgone_tick"] for recogniser in streams.recognisers.values()}) == 1
-
-
-class Clock:
-    """In the place of `time` where a back end's work is measured: it goes on as that works."""
-
-    def __init__(self) -> None:
-        self.now_ns = EPOCH
-
-    def perf_counter_ns(self) -> int:
-        return self.now_ns
-
-    monotonic_ns = perf_counter_ns
-
-
-class Costly(OnnxBackend):
-    """An engine whose faces and windows take their time by a clock of ours."""
-
-    def __init__(self, bundle: Bundle, clock: Clock, face_ns: int, window_ns: int) -> None:
-        super().__init__(bundle)
-        self._clock, self._face_ns, self._window_ns = clock, face_ns, window_ns
-
-    def observe(self, slots, ticks, faces):  # type: ignore[no-untyped-def]
-        self._clock.now_ns += self._face_ns * len(faces)
-        super().observe(slots, ticks, faces)
-
-    def score(self, slots, windows):  # type: ignore[no-untyped-def]
-        self._clock.now_ns += self._window_ns * len(windows)
-        return super().score(slots, windows)
-
-
-class Kept(list[Status]):
-    """A publisher that keeps what it is given."""
-
-    publish = list.append
-
-
-@pytest.mark.parametrize(("window_ns", "overloaded"), [(40 * MS, True), (4 * MS, False)])
-def test_an_engine_that_is_too_slow_is_said_by_every_status(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, window_ns: int, overloaded: bool
-) -> None:
-    """Nobody says when a turn comes: 30 windows of 40 ms a second make them late by themselves."""
-    clock, bundle, seconds = Clock(), load_bundle(folder), 4
-    for module in ("streams", "scoring"):
-        monkeypatch.setattr(f"realtime.{module}.time", clock)
-    streams = _streams(Recognition(bundle, Costly(bundle, clock, 2 * MS, window_ns)), NAMES)
-    items = sorted(
-        (Routed(name, item) for name in NAMES for item in _items(name, seconds)),
-        key=lambda each: each.item.t_ns,
-        reverse=True,
-    )
-    late_ns = []
-    while items:
-        clock.now_ns = max(clock.now_ns, items[-1].item.t_ns)
-        while items and items[-1].item.t_ns <= clock.now_ns:
-            streams.take(items.pop(), clock.now_ns)
-        streams.encode()
-        due_ns = clock.now_ns
-        for batch in streams.due(due_ns):
-            late_ns += [clock.now_ns - each.scores.t_ns for each in streams.score(batch, due_ns)]
-    edge = SimpleNamespace(name=RECOGNISER, cpu_share=lambda elapsed_s: 1.0)
-    told = Kept()
-    for stats in _stats(edge, streams, seconds):  # type: ignore[arg-type]
-        Outlet(stats.stream, told).tick(Condition(stats={RECOGNISER: stats}))  # type: ignore[arg-type]
-    assert [status.stream for status in told] == list(NAMES)
-    rates = [status.fps["scores"] for status in told]
-    assert max(rates) - min(rates) <= 1 / seconds, "evenly, to a window"
-    for status in told:
-        assert (status.overload > 0.2) == overloaded
-        assert ("skipped window" in status.drops) == overloaded
-        assert overloaded or (status.overload, status.drops) == (0, {})
-        assert streams.recognisers[status.stream].stream.closed == []
-    assert max(late_ns) < (SECOND_NS if overloaded else 200 * MS), "nothing piles up"
 
 
 def _pictures(tracks: dict[int, tuple[float, float]], seconds: float) -> list[Observation]:
