@@ -159,7 +159,10 @@ def passes(message: Message) -> bool:
 
 
 def encode(message: Message) -> bytes:
-    """One message as msgpack bytes; pictures and sound travel as they lie in memory."""
+    """One message as msgpack bytes; pictures and sound travel as they lie in memory.
+
+    Text is for people to read. What is no Unicode in it (a file's name may be any bytes) becomes "?".
+    """
     if isinstance(message, Observation):
         others = [_face_out(face) for face in message.others]
         body: tuple[Any, ...] = (_OBSERVATION, message.t_ns, message.seq, _face_out(message.face), others)
@@ -172,7 +175,7 @@ def encode(message: Message) -> bytes:
         body = (_ROUTED, message.stream, encode(message.item))
     else:
         body = (_PLAIN.index(type(message)), *astuple(message))
-    packed: bytes = msgpack.packb(body)
+    packed: bytes = msgpack.packb(body, unicode_errors="replace")
     return packed
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from realtime import config as configuration
 from realtime.feed import ClientKeys, Subscriber
 from realtime.run import main
 from realtime.sources.media import open_media
+from realtime.wire import Status
 from tests.peers.clip import write_clip
 from tests.peers.program import PATIENCE_S, REPOSITORY, Program
 
@@ -100,6 +102,22 @@ def test_one_sense_alone(bundle: Path, clip: Path, tmp_path: Path, flags: list[s
         rows = list(csv.DictReader(file))
     assert len(rows) >= 14
     assert (float(rows[-1]["valid.audio"]) > 0) == audio
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 alone")
+def test_a_file_may_be_named_with_any_bytes(bundle: Path, clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+    path.write_bytes(clip.read_bytes())
+    with Program("--camera", path, bundle=bundle) as program:
+        with Subscriber(program.endpoint, topics=("status/",)) as feed:
+            assert program.line("picture:")["picture"] == str(tmp_path / "caf?.mp4")
+            status = feed.receive(PATIENCE_S)
+            while isinstance(status, Status) and status.source["camera"] is None:
+                status = feed.receive(PATIENCE_S)
+            assert isinstance(status, Status)
+            assert status.source["camera"] == str(tmp_path / "caf?.mp4")
+        assert program.end() == 0, program.text()
+        assert program.errors() == []
 
 
 def test_a_duration_ends_the_demo(bundle: Path, tmp_path: Path) -> None:

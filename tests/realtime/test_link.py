@@ -152,6 +152,14 @@ def test_small_messages_come_back_as_they_were(message: messages.Message) -> Non
     assert decode(encode(message)) == message
 
 
+def test_what_is_no_unicode_in_a_name_does_not_stop_a_message() -> None:
+    """Such a name is how Python gives a file's whose bytes are no UTF-8; no screen and no feed takes it."""
+    opened = messages.Opened("media", 12, "caf\udce9.mp4", True, True, False, False, ("caf\udce9.mp4 é",))
+    got = decode(encode(opened))
+    assert isinstance(got, messages.Opened)
+    assert (got.name, got.notes) == ("caf?.mp4", ("caf?.mp4 é",))
+
+
 def _blocks(count: int) -> list[Block]:
     return [Block(t_ns=n, seq=n, samples=np.zeros(320, np.float32)) for n in range(count)]
 
