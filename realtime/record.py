@@ -30,8 +30,8 @@ def line(message: Message) -> str:
 class Recorder:
     """Writes messages to `path`, which is made anew.
 
-    A CSV file has the columns of its first message (and those of a face, where that one had none); what later
-    messages have beyond those cannot be written any more, and is named in `left_out`.
+    A CSV file has the columns of its first message (and those of a face, where that one had none): those of
+    every message of a run. What later ones have beyond those is left out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +39,6 @@ class Recorder:
         if path.suffix not in SUFFIXES:
             raise RecordError(f"{path.name} must end in {' or '.join(SUFFIXES)}.")
         self.path = path
-        self.left_out: set[str] = set()
         self._columns: list[str] | None = None
         try:
             self._file = path.open("w", encoding="utf-8", newline="", buffering=1)
@@ -76,7 +75,6 @@ class Recorder:
         if self._columns is None:
             self._columns = list(row)
             self._rows.writerow(self._columns)
-        self.left_out.update(row.keys() - set(self._columns))
         self._rows.writerow([row.get(column) for column in self._columns])
 
 

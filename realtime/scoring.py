@@ -54,7 +54,8 @@ class Room:
 
 @dataclass(slots=True)
 class Recogniser:
-    """One stream's messages to scores: `take` what came, ask what is `due`, `score` it. Time is an argument.
+    """One stream's messages to scores: `take` what came, ask what is `due`, and for its `targets`; `scored`
+    makes messages of their scores. Time is an argument.
 
     Data that comes after its window is late: the stream masks and counts it. A modality whose source has gone
     quiet holds up the other by the schedule's `max_wait_ns` at most; where media time is the clock, all items
@@ -129,10 +130,6 @@ class Recogniser:
     def close_faces(self) -> None:
         """Nothing will be scored any more: what the faces had is for others."""
         self._let_go(list(self._seen))
-
-    def score(self, end_ns: int, due_ns: int) -> Scored:
-        """The scores of the window that ends at `end_ns`, which was found due at `due_ns`."""
-        return self.scored(self.stream.scores(end_ns), due_ns)
 
     def scored(self, scores: Scores, due_ns: int) -> Scored:
         """The scores of a window, which was found due at `due_ns`, as a message."""

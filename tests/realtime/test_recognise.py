@@ -13,7 +13,7 @@ from engine.bundle import load_bundle
 from engine.streams import Recognition, Stream
 from engine.types import SECOND_NS, Block, Face, Observation
 from engine.window import UNBOUNDED_NS
-from realtime.messages import End
+from realtime.messages import End, Scored
 from realtime.schedule import Schedule
 from realtime.scoring import Recogniser
 from tests.engine.small_bundle import write_bundle
@@ -108,6 +108,11 @@ def _items(seconds: float, video: bool = True, audio: bool = True) -> list[Obser
     return sorted([*pictures, *sound], key=lambda item: item.t_ns)
 
 
+def _score(recogniser: Recogniser, end_ns: int, due_ns: int) -> Scored:
+    (stream,) = recogniser.targets(end_ns)
+    return recogniser.scored(stream.scores(end_ns), due_ns)
+
+
 def _play(
     recogniser: Recogniser, items: list[Observation | Block], late_ns: int = 0
 ) -> list[tuple[int, float, float]]:
@@ -117,7 +122,7 @@ def _play(
         now_ns = item.t_ns + late_ns
         recogniser.take(item, now_ns)
         for end_ns in recogniser.due(now_ns):
-            scores = recogniser.score(end_ns, now_ns).scores
+            scores = _score(recogniser, end_ns, now_ns).scores
             scored.append((scores.t_ns - EPOCH, scores.valid_video, scores.valid_audio))
     return scored
 
@@ -149,7 +154,7 @@ def test_the_latency_names_the_age_of_the_picture(stream: Stream) -> None:
     recogniser = Recogniser(stream, _schedule(), live=True)
     recogniser.expect(video=True, audio=False)
     recogniser.take(_picture(EPOCH + 200 * MS), EPOCH + 203 * MS)
-    scored = recogniser.score(EPOCH + 200 * MS, EPOCH + 204 * MS)
+    scored = _score(recogniser, EPOCH + 200 * MS, EPOCH + 204 * MS)
     assert (scored.capture_ns, scored.due_ns) == (3 * MS, EPOCH + 204 * MS)
 
 
@@ -192,7 +197,7 @@ def test_the_order_between_the_senses_changes_nothing(recognition: Recognition) 
         got = []
         for item in items:
             recogniser.take(item, 0)
-            got += [recogniser.score(end_ns, 0).scores for end_ns in recogniser.due(0)]
+            got += [_score(recogniser, end_ns, 0).scores for end_ns in recogniser.due(0)]
         answers.append([(scores.t_ns, scores.scores.tobytes()) for scores in got])
         stream.close()
     shortest = min(map(len, answers))

@@ -12,11 +12,10 @@ from realtime.record import Recorder, RecordError
 from realtime.wire import Emotion, to_map
 
 
-def write(path: Path, messages: list[Emotion]) -> Recorder:
+def write(path: Path, messages: list[Emotion]) -> None:
     with Recorder(path) as recorder:
         for message in messages:
             recorder.write(message)
-    return recorder
 
 
 MESSAGES = [emotion(seq=0, face=None, top=None), emotion(seq=1), emotion(seq=2, attributes={"valence": -0.1})]
@@ -30,10 +29,9 @@ def test_json_lines_have_the_keys_of_the_feed(tmp_path: Path) -> None:
 
 
 def test_csv_joins_nested_keys_with_dots_and_has_a_column_for_every_value(tmp_path: Path) -> None:
-    recorder = write(tmp_path / "run.csv", MESSAGES)
+    write(tmp_path / "run.csv", MESSAGES)
     with (tmp_path / "run.csv").open(encoding="utf-8", newline="") as file:
         first, second, third = csv.DictReader(file)
-    assert recorder.left_out == set()
     assert float(second["heads.video.happy"]) == MESSAGES[1].heads["video"]["happy"]
     assert [float(second[f"face.box.{place}"]) for place in range(4)] == [200.5, 120.25, 96.0, 128.0]
     assert (first["face.confidence"], first["face.box.0"], first["top"]) == ("", "", "")
@@ -42,9 +40,14 @@ def test_csv_joins_nested_keys_with_dots_and_has_a_column_for_every_value(tmp_pa
     assert int(third["t_unix_ns"]) == MESSAGES[2].t_unix_ns
 
 
-def test_what_has_no_column_is_named(tmp_path: Path) -> None:
+def test_what_has_no_column_is_left_out_and_shifts_nothing(tmp_path: Path) -> None:
     late = emotion(seq=3, latency_ms={"decode": 1.0, "total": 2.0})
-    assert write(tmp_path / "run.csv", [*MESSAGES, late]).left_out == {"latency_ms.decode"}
+    write(tmp_path / "run.csv", [*MESSAGES, late])
+    with (tmp_path / "run.csv").open(encoding="utf-8", newline="") as file:
+        *_, last = csv.DictReader(file)
+    assert (last["latency_ms.total"], last["latency_ms.capture"], last["model"]) == ("2.0", "", late.model)
+    assert "latency_ms.decode" not in last
+    assert None not in last, "no cell beyond the columns"
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
