@@ -26,8 +26,9 @@ RECENT = 256
 class Condition:
     """How a stream is doing, as the session sees it; the outlet only reads it.
 
-    picture, sound: what is open. missing: "video", "audio" where expected and not there. stats: the workers'
-    newest, by name. live: False where media time is the clock.
+    picture, sound: what is open. missing: "video", "audio" where expected and not there. restarts: how often
+    each worker was replaced. stats: the newest of the workers that there are, by name; `gone` keeps what the
+    others had lost. live: False where media time is the clock.
     """
 
     live: bool = True
@@ -39,11 +40,18 @@ class Condition:
     missing: tuple[str, ...] = ()
     restarts: Counter[str] = field(default_factory=Counter)
     stats: dict[str, Stats] = field(default_factory=dict)
+    _lost: Counter[str] = field(default_factory=Counter)
+
+    def gone(self, worker: str) -> None:
+        """A worker is dead or removed: its rates are over, what it lost stays lost."""
+        stats = self.stats.pop(worker, None)
+        if stats is not None:
+            self._lost.update(stats.drops)
 
     @property
     def drops(self) -> dict[str, int]:
         """What was lost since the start, by cause, all workers together."""
-        total: Counter[str] = Counter()
+        total = self._lost.copy()
         for stats in self.stats.values():
             total.update(stats.drops)
         return dict(total)
@@ -95,15 +103,12 @@ class Outlet:
         """Publish a status where the last one is a second old."""
         now_ns = time.monotonic_ns()
         if now_ns - self._status_ns >= SECOND_NS:
-            elapsed_s = (now_ns - (self._status_ns or self._begun_ns)) / SECOND_NS
-            self._status_ns = now_ns
-            self._tell(self._status(condition, now_ns, elapsed_s))
+            self._tell_status(condition, now_ns)
 
     def end(self, condition: Condition) -> None:
         """The last status."""
         condition.state = "ended"
-        self._status_ns = 0
-        self.tick(condition)
+        self._tell_status(condition, time.monotonic_ns())
 
     def latencies_ms(self) -> dict[str, float]:
         """p50, p95 and max of the recent windows' totals; empty before the first."""
@@ -127,6 +132,11 @@ class Outlet:
             "publish": (now_ns - scored.done_ns) / 1e6,
             "total": total,
         }
+
+    def _tell_status(self, condition: Condition, now_ns: int) -> None:
+        elapsed_ns = max(now_ns - (self._status_ns or self._begun_ns), 1)
+        self._status_ns = now_ns
+        self._tell(self._status(condition, now_ns, elapsed_ns / SECOND_NS))
 
     def _status(self, condition: Condition, now_ns: int, elapsed_s: float) -> Status:
         return Status(

@@ -42,6 +42,7 @@ class StreamState:
     places: dict[str, Place] = field(default_factory=dict)
     over: bool = False
     _wanted: tuple[str, ...] = ()
+    _named: tuple[str | None, str | None] = (None, None)
 
     def add(self, place: Place) -> None:
         """One more capture worker."""
@@ -61,18 +62,24 @@ class StreamState:
 
     def judge(self, down: Collection[str], recogniser_down: bool) -> None:
         """Once begun, a stream is degraded while something that it should see or hear does not come."""
-        coming = [place for name, place in self.places.items() if place.opened and name not in down]
+        self.note_sources(down)
+        coming = self._coming(down)
         self.condition.missing = tuple(
             kind for kind in self._wanted if not any(place.has(kind) for place in coming)
         )
         self.condition.state = "degraded" if self.condition.missing or recogniser_down else "running"
 
-    def name_sources(self) -> bool:
-        """Note what is seen and heard; True where that is something else than before."""
-        infos = [place.opened for place in self.places.values() if place.opened is not None]
-        seen = next((info.name for info in infos if info.has_video), None)
-        heard = next((info.name for info in infos if info.has_audio), None)
-        if (seen, heard) == (self.condition.picture, self.condition.sound):
-            return False
-        self.condition.picture, self.condition.sound = seen, heard
-        return True
+    def name_sources(self, down: Collection[str]) -> bool:
+        """Note what is seen and heard; True where that is something else than when this was asked last."""
+        self.note_sources(down)
+        before, self._named = self._named, (self.condition.picture, self.condition.sound)
+        return self._named != before
+
+    def note_sources(self, down: Collection[str]) -> None:
+        """Note what is seen and heard: of what is open, that whose worker is not dead."""
+        infos = [place.opened for place in self._coming(down) if place.opened is not None]
+        self.condition.picture = next((info.name for info in infos if info.has_video), None)
+        self.condition.sound = next((info.name for info in infos if info.has_audio), None)
+
+    def _coming(self, down: Collection[str]) -> list[Place]:
+        return [place for name, place in self.places.items() if place.opened and name not in down]

@@ -153,7 +153,8 @@ class Session:
             case Heartbeat(name, pid):
                 self.supervisor.beat(name, pid, time.monotonic_ns())
             case Stats():
-                self.streams[message.stream].condition.stats[message.worker] = message
+                if self.supervisor.runs(message.worker, message.pid):
+                    self.streams[message.stream].condition.stats[message.worker] = message
             case Note(_, level, text):
                 (self.lines.warning if level == "warning" else self.lines.info)(text)
             case Ready():
@@ -236,14 +237,18 @@ class Session:
     def _happened(self, event: Event) -> None:
         name = event.worker
         stream, place = self._find(name)
+        conditions = [each.condition for each in ([stream] if stream else self.streams.values())]
         if isinstance(event, Started):
             self.lines.detail(f"worker {name}: process {event.pid}", worker=name, pid=event.pid)
+            if name in self._down:
+                for condition in conditions:
+                    condition.restarts[name] += 1
             return
         if name != RECOGNISER and place is None:
             return  # removed a moment ago, because of another worker of its stream
         self._down.add(name)
-        for each in self.streams.values() if stream is None else (stream,):
-            each.condition.restarts[name] += 1
+        for condition in conditions:
+            condition.gone(name)
         if stream is None and all(each.all_finished for each in self.streams.values()) and self.config.pace:
             self._end(self._status)
         elif not self.config.pace:
@@ -288,6 +293,7 @@ class Session:
         if stream.over:
             return
         stream.over = True
+        stream.note_sources(self._down)
         stream.outlet.end(stream.condition)
         if self._start is not None:
             self._tell_expected(stream)
@@ -319,7 +325,7 @@ class Session:
     def _remove(self, stream: StreamState, worker: str) -> None:
         del stream.places[worker], self._homes[worker]
         self.supervisor.remove(worker)
-        stream.condition.stats.pop(worker, None)
+        stream.condition.gone(worker)
         self._down.discard(worker)
 
     def _maybe_start(self, now_ns: int) -> None:
@@ -349,7 +355,7 @@ class Session:
 
     def _say_what(self, stream: StreamState) -> None:
         """What is seen and heard; said again where that is something else, as sources come late or go."""
-        if stream.name_sources():
+        if stream.name_sources(self._down):
             seen, heard = stream.condition.picture, stream.condition.sound
             text = f"picture: {seen or 'none'}; sound: {heard or 'none'}"
             text = text if len(self.streams) == 1 else f"{stream.name}: {text}"

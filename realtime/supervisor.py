@@ -97,9 +97,13 @@ class Supervisor:
 
     def beat(self, name: str, pid: int, now_ns: int) -> None:
         """A heartbeat has come; one of a predecessor that is already dead does not count."""
+        if self.runs(name, pid):
+            self._workers[name].beaten_ns = now_ns
+
+    def runs(self, name: str, pid: int) -> bool:
+        """Whether this is the worker's process now; a predecessor's words may come late."""
         worker = self._workers.get(name)
-        if worker is not None and worker.process is not None and worker.process.pid == pid:
-            worker.beaten_ns = now_ns
+        return worker is not None and worker.process is not None and worker.process.pid == pid
 
     def tell(self, name: str, message: Message) -> None:
         """Send a command to a worker; a dead one is told nothing."""
