@@ -79,12 +79,17 @@ def listed(request: Request) -> tuple[list[Take], int]:
     """The takes of the set with their splits, and how many were left out for having no label or attribute.
 
     Raises FileNotFoundError or ValueError where the set is not there or not as published, and where labels
-    are asked for that would not be used.
+    or a fold are asked for that would not be used.
     """
     if request.labels != "intended" and request.set_name != "crema_d":
         raise ValueError(f"{request.set_name} has one kind of labels: leave out --labels {request.labels}.")
-    takes = ADAPTERS[request.set_name](request.root, request.labels)
     name = request.protocol or PROTOCOLS.get(request.set_name, "")
+    if request.fold != 1 and not name:
+        raise ValueError(
+            f"{request.set_name} has one division of its own: leave out --fold {request.fold}, or name a "
+            "--protocol."
+        )
+    takes = ADAPTERS[request.set_name](request.root, request.labels)
     if name:
         protocol = load_protocol(name)
         if request.labels != "intended" and protocol.labelled:

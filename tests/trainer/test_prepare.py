@@ -248,7 +248,7 @@ def test_voices_alone_are_prepared_trained_and_calibrated(
     assert len(prepare_voices.open_mels(out / "voices").starts) == 2
 
 
-def test_labels_that_would_not_be_used_are_refused(tmp_path: Path) -> None:
+def test_labels_and_folds_that_would_not_be_used_are_refused(tmp_path: Path) -> None:
     for folder, name in (("VideoFlash", "1001_IEO_NEU_XX.flv"), ("AudioWAV", "1001_IEO_NEU_XX.wav")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).touch()
@@ -260,6 +260,9 @@ def test_labels_that_would_not_be_used_are_refused(tmp_path: Path) -> None:
         request = Request(set_name=name, root=tmp_path, out=tmp_path, protocol=protocol, labels="perceived")
         with pytest.raises(ValueError, match=said):
             listed(request)
+    request = Request(set_name="ravdess", root=tmp_path, out=tmp_path, fold=4)
+    with pytest.raises(ValueError, match="ravdess has one division of its own: leave out --fold 4"):
+        listed(request)
 
 
 def test_a_take_is_what_the_engine_sees_and_hears(media: Media, tmp_path: Path) -> None:
