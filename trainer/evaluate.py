@@ -103,8 +103,12 @@ def open_takes(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[Take
     if not rated:
         told = ", ".join(bundle.attributes) or "it has none"
         raise ValueError(f"No clip has a label or one of the model's attributes ({told}).")
-    if unknown := sorted({take.label for take in takes if take.label} - set(bundle.labels)):
-        raise ValueError(f"The label {unknown[0]!r} is not one of the model's: {', '.join(bundle.labels)}.")
+    answered = {*bundle.labels, *arguments.drop_label}
+    if unknown := sorted({take.label for take in takes if take.label} - answered):
+        raise ValueError(
+            f"The label {unknown[0]!r} is not one of the model's ({', '.join(bundle.labels)}); "
+            f"--drop-label {unknown[0]} leaves it out."
+        )
     facts = scaled_facts(facts, bundle.attribute_ranges)
     return [takes[place] for place in rated], [facts[place] for place in rated]
 

@@ -172,6 +172,20 @@ def test_the_command_reports_all_heads_with_and_without_a_label(
     assert "UAR" in capsys.readouterr().out
 
 
+def test_a_dropped_label_that_the_model_lacks_is_in_no_figure(
+    bundle: Path, voices: Path, tmp_path: Path
+) -> None:
+    file, table = tmp_path / "report.json", voices.with_name("more.csv")
+    table.write_text(voices.read_text().replace("fearful", "contempt"))
+    options = ["--bundle", str(bundle), "--clips", str(table), "--jobs", "1", "--json", str(file)]
+    assert main(options) == 2
+    assert main([*options, "--drop-label", "contempt"]) == 0
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert report["heads"]["fused"]["labels"] == ["happy", "sad"]
+    assert "without" not in report
+    assert [clip["label"] for clip in report["clips"]].count("contempt") == 2
+
+
 def test_a_stream_in_several_orders_has_the_mean_over_them(
     bundle: Path, voices: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -362,30 +376,3 @@ def test_real_clips_show_a_face_and_a_voice(bundle: Path) -> None:
         (score,) = score_clips([take], setting)
         assert (score.valid_video > 0.3) == picture
         assert (score.valid_audio > 0.3) == sound
-
-
-def test_stills_are_read_by_the_frame_encoder(tmp_path: Path) -> None:
-    folder = SHARED / "data" / "ferplus"
-    model = SHARED / "data" / "yunet" / "face_detection_yunet_2023mar.onnx"
-    if not (folder.is_dir() and model.is_file()):
-        pytest.skip("the stills are not beside the repository")
-    with (folder / "index.csv").open(newline="") as source:
-        rows = [row for row in csv.DictReader(source) if row["sheet"] == "dev_00.jpg"][:60]
-    happy = max(rows[40:], key=lambda row: float(row["happy"]))
-    rows = [*rows[:40], happy | {"split": "train"}]
-    with (tmp_path / "index.csv").open("w", newline="") as target:
-        table = csv.DictWriter(target, rows[0])
-        table.writeheader()
-        table.writerows(rows)
-    (tmp_path / "dev_00.jpg").symlink_to((folder / "dev_00.jpg").resolve())
-    file = tmp_path / "report.json"
-    options = ["--stills", str(tmp_path), "--split", "dev", "--json", str(file)]
-    assert main([*options, "--face-model", str(model), "--jobs", "1"]) == 0
-    report = json.loads(file.read_text(encoding="utf-8"))
-    assert 30 <= report["heads"]["expression"]["clips"] <= 40
-    assert report["found"] > 0.8
-    # The train split here is one happy face: with its shares put back hardly any other answer is left.
-    with_shares = np.array(report["heads"]["expression_with_shares"]["confusion"])
-    happy = report["heads"]["expression_with_shares"]["labels"].index("happy")
-    without = np.array(report["heads"]["expression"]["confusion"])
-    assert with_shares[:, happy].sum() > without[:, happy].sum()
