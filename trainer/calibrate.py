@@ -78,13 +78,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m trainer.calibrate", description=__doc__.splitlines()[0])
     add_config(parser, "the configuration that trained the weights")
     parser.add_argument("--weights", type=Path, help="default: runs/NAME/best.safetensors")
-    parser.add_argument("--test", type=Path, help="prepared test clips; default: those of the sets")
+    parser.add_argument("--test", type=Path, help="prepared test clips of the cache; of sets: their own")
     parser.add_argument("--out", type=Path, help="default: calibrated.safetensors beside the weights")
     parser.add_argument("--temperatures", type=Path, help="weights to take them from")
     parser.add_argument("--halves", action="store_true", help="fit on the test speakers, half by half")
     arguments = parser.parse_args()
     try:
         config = read_config(arguments.config, arguments.settings)
+        if arguments.test is not None and "sets" in config:
+            raise ValueError("--test names clips of the configuration's cache; of sets, leave it out.")
         weights = arguments.weights or run_folder(config) / "best.safetensors"
         network = load_network(config, weights)
         make_ready(config)

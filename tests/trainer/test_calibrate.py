@@ -67,3 +67,14 @@ def test_the_weights_keep_what_fits_all_test_speakers(
     fitted = calibrate.fitted(network, test, {})
     assert not torch.equal(fitted, network.temperatures)
     torch.testing.assert_close(load_network(config, out).temperatures, fitted)
+
+
+def test_clips_of_a_cache_beside_sets_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tiny.toml"
+    file.write_text('name = "tiny"\nsets = ["data/mine"]\n')
+    monkeypatch.setattr(sys, "argv", ["calibrate", "--config", str(file), "--test", "data/clips/test"])
+    with pytest.raises(SystemExit, match="2"):
+        calibrate.main()
+    assert "--test names clips of the configuration's cache; of sets, leave it out" in capsys.readouterr().err
