@@ -1,10 +1,15 @@
 """Made faces judged a whole clip at a time, and those of neutral stills apart."""
 
+import dataclasses
+from copy import copy
+
+import numpy as np
 import pytest
 import torch
 from small_windows import windows_config, write_data
 
 from trainer.calibrate import window_source
+from trainer.data.takes import NO_LABEL, NO_TAKE
 from trainer.export import load_network
 from trainer.labels import HEADS, LABELS
 from trainer.model.de3 import DE3
@@ -37,6 +42,21 @@ def test_every_clip_counts_once_with_its_speaker_and_its_still(learned: tuple[DE
         assert groups["neutral"]["clips"] + groups["other"]["clips"] == len(stills)
     assert heads["fused"]["uar"] > 0.8, "the label shows in every clip"
     assert whole_clips(network, source, stills, seed=0) == heads
+
+
+def test_clips_without_a_label_or_a_voice_do_not_count(learned: tuple[DE3, WindowSource]) -> None:
+    network, source = learned
+    labels, voices = source.clips.labels.copy(), source.clips.voices.copy()
+    labels[1], voices[2] = NO_LABEL, NO_TAKE
+    changed, fewer = copy(source), dataclasses.replace(source.clips, labels=labels, voices=voices)
+    changed.clips = fewer
+    stills = ["neutral", "sad", "sad", *["neutral"] * (len(labels) - 3)]
+    for report in whole_clips(network, changed, stills, seed=0).values():
+        assert report["clips"] == len(labels) - 2
+        assert list(report["groups"]["still"]) == ["neutral"]
+    changed.clips = dataclasses.replace(fewer, labels=np.full(len(labels), NO_LABEL))
+    with pytest.raises(ValueError, match="None of the clips has a label and a voice"):
+        whole_clips(network, changed, stills, seed=0)
 
 
 def test_faces_of_another_set_are_refused(learned: tuple[DE3, WindowSource]) -> None:
