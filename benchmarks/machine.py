@@ -31,7 +31,7 @@ MIB = 2**20
 def add_shared(parser: argparse.ArgumentParser) -> None:
     """The options that the benchmarks share: where figures go, and what is measured with (see `head`)."""
     add = parser.add_argument
-    add("--json", type=Path, metavar="FILE", help="write the figures here too, as they come")
+    add("--json", type=Path, metavar="FILE", help="write the figures here too")
     add("--bundle", type=Path, metavar="DIR", help="the trained model (the bundled one)")
     add("--face-model", type=Path, metavar="FILE", help="YuNet's ONNX file")
     add("--offline", action="store_true", help="never try to fetch that file")

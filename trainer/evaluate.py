@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--clips", type=Path, metavar="CSV", help="table with the columns file, speaker, label")
     what.add_argument("--set", type=Path, metavar="DIR", help="set made by trainer.prepare, its --split")
     what.add_argument("--ravdess", "--voices", type=Path, metavar="DIR", help="RAVDESS folder, sound alone")
-    what.add_argument("--stills", type=Path, metavar="DIR", help="folder of still faces as FERPlus sheets")
+    what.add_argument("--stills", type=Path, metavar="DIR", help="FERPlus, as published or as sheets")
     p.add_argument("--actors", type=parse_actors, default=parse_actors("17-20"), help="with --ravdess")
     p.add_argument("--split", default="dev", help="of --set, --stills, or a table of takes (default: dev)")
     p.add_argument("--stream", action="store_true", help="a speaker's clips as one stream, baselines kept")
