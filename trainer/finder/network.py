@@ -85,8 +85,9 @@ class Aligner(nn.Module):
             Conv(16, 32),
             Conv(32, 40, 3, 2),
             Block(40),
-            Conv(40, 48, 3, 2),
-            Conv(48, 24, 1),
+            Conv(40, 64, 3, 2),
+            Block(64),
+            Conv(64, 24, 1),
             nn.Flatten(),
         )
         self.place = nn.Sequential(nn.Linear(24 * 25, 64), nn.ReLU(), nn.Linear(64, CHANNELS - 1))

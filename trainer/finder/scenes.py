@@ -49,7 +49,7 @@ def scene(rng: np.random.Generator, source: Source, height: int, width: int) -> 
 
 def crop(rng: np.random.Generator, source: Source) -> tuple[UInt8, Float32, float]:
     """(80, 80) uint8; (14,) the middle and size of the box and the five points; 1 for a face, 0 for none."""
-    index = source.draw(rng, ("clip", "lfw", "ferplus"), (0.4, 0.3, 0.3))
+    index = source.draw(rng, ("clip", "lfw", "ferplus"), (0.4, 0.4, 0.2))
     picture, faces = source.seen.pictures[index], source.seen.faces[index]
     sure = faces[faces[:, 14] >= SURE]
     face = sure[int(rng.integers(len(sure)))][None]
@@ -59,16 +59,21 @@ def crop(rng: np.random.Generator, source: Source) -> tuple[UInt8, Float32, floa
     matrix = similarity(face[0, 4:14].reshape(5, 2), ALIGNER_TEMPLATE)
     if rng.random() < 0.25:
         return _no_face(rng, source, picture, matrix), np.zeros(14, np.float32), 0.0
-    wide = rng.random() < 0.4
-    turn = rng.uniform(-TURN_MOST, TURN_MOST) if wide else rng.normal(0, 7)
-    scale = rng.uniform(-SCALE_MOST, SCALE_MOST) if wide else np.clip(rng.normal(0, 0.1), -0.3, 0.3)
-    shift = rng.uniform(-SHIFT_MOST, SHIFT_MOST, 2) if wide else np.clip(rng.normal(0, 4, 2), -13, 13)
+    wide = rng.random() < 0.25
+    turn = rng.uniform(-TURN_MOST, TURN_MOST) if wide else rng.normal(0, 5)
+    scale = rng.uniform(-SCALE_MOST, SCALE_MOST) if wide else np.clip(rng.normal(0, 0.07), -0.3, 0.3)
+    shift = rng.uniform(-SHIFT_MOST, SHIFT_MOST, 2) if wide else np.clip(rng.normal(0, 2.5, 2), -13, 13)
     matrix = _moved(matrix, CROP / 2, turn, math.exp(scale), shift)
     image = warp(picture, matrix, CROP)
     if rng.random() < 0.5:
         image = _on_scenery(rng, source, image, picture.shape, matrix)
     face = _carried(face, matrix)
-    image = shot(rng, _covered(rng, image, face))
+    image = _covered(rng, image, face)
+    if rng.random() < 0.3:  # a face of fewer pixels than the crop has
+        fewer = rng.uniform(0.2, 0.6)
+        small = cv2.resize(image, None, fx=fewer, fy=fewer, interpolation=cv2.INTER_AREA)
+        image = np.asarray(cv2.resize(small, image.shape[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+    image = shot(rng, image)
     return image, np.concatenate([face[0, :2] + face[0, 2:4] / 2, face[0, 2:14]]), 1.0
 
 

@@ -31,7 +31,7 @@ SIZES = ((128, 160), (160, 128), (128, 160), (224, 192))
 PIXELS = 24 * 128 * 160
 """Of a batch of scenes, about."""
 CROPS = 96
-STEPS = {"finder": 18000, "aligner": 14000}
+STEPS = {"finder": 18000, "aligner": 20000}
 PEAK_RATE = {"finder": 2.5e-3, "aligner": 2e-3}
 WEIGHT_DECAY = 1e-3
 WARM_UP = 200
