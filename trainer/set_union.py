@@ -80,9 +80,13 @@ def tokens_of(sets: Sequence[SetFolders]) -> VoiceTokens:
     if not parts:
         place, number = np.zeros((1, 0), np.int64), np.zeros((1, 0), np.float32)
         return VoiceTokens(
-            tokens=np.zeros((0, 0), np.float16), voiced=np.zeros(0, np.bool_), starts=place, steps=place,
-            seconds=number, means=np.zeros((1, 0, 0), np.float32),
-        )  # fmt: skip
+            tokens=np.zeros((0, 0), np.float16),
+            voiced=np.zeros(0, np.bool_),
+            starts=place,
+            steps=place,
+            seconds=number,
+            means=np.zeros((1, 0, 0), np.float32),
+        )
     sessions = min(len(part.starts) for part in parts)
     before = np.cumsum([0, *(len(part.tokens) for part in parts)])
     joined = {
