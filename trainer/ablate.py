@@ -21,11 +21,11 @@ from rich.console import Console
 
 from engine.errors import De3Error
 from trainer.ablation_table import WHOLE, markdown, tabulate
+from trainer.configuration import read_config, read_toml
 from trainer.evaluate import measure
 from trainer.evaluate import parser as evaluation_parser
 from trainer.export import export, load_network
 from trainer.labels import HEADS
-from trainer.start import read_config
 from trainer.train import train
 
 
@@ -80,7 +80,7 @@ def read_plan(file: Path, out: Path | None, data: Path) -> Plan:
 
     Raises ValueError where a key is missing or a named file is not there.
     """
-    config = read_config(file)
+    config = read_toml(file)
     try:
         both, only = config.get("both", {}), config.get("only", {})
         windows, voices = (both | only.get(stage, {}) for stage in ("windows", "voices"))

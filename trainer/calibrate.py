@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.evidence import evidence
+from trainer.configuration import add_config, read_config, run_folder
 from trainer.export import load_network
 from trainer.labels import HEADS
 from trainer.metrics import calibration_error, unweighted_average_recall
@@ -29,7 +30,7 @@ from trainer.model.de3 import DE3, sound_kind
 from trainer.prepared_sets import dev_sets, make_ready, shown_split
 from trainer.set_union import SetFolders
 from trainer.stage_windows import window_logits
-from trainer.start import add_config, read_config, read_weights, run_folder
+from trainer.start import read_weights
 from trainer.window_batches import TICK_HZ, TICKS, Shares, WindowSource
 
 STEPS, BATCH = 40, 32

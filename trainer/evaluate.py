@@ -27,7 +27,7 @@ from engine.bundle import Bundle, load_bundle
 from engine.errors import De3Error
 from trainer.clip_report import clip_report, order_report
 from trainer.data import ravdess
-from trainer.data.clips import list_rows
+from trainer.data.clips import in_words, list_rows
 from trainer.data.takes import Take
 from trainer.facts import Facts, ravdess_facts, scaled_facts, table_facts
 from trainer.heat_map import Attention, attend
@@ -300,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.out is not None:
             write_folder(arguments, report, attention, console)
     except (De3Error, ValueError, OSError, av.FFmpegError) as error:
-        Console(stderr=True).print(str(error), style="bold red", markup=False, highlight=False)
+        Console(stderr=True).print(in_words(error), style="bold red", markup=False, highlight=False)
         return 2
     return 0
 

@@ -26,12 +26,13 @@ from engine.signals.sound import MelParams
 from engine.signals.voice import STEP
 from trainer.carried_faces import carry, faces_of
 from trainer.checkpoint import best_of
+from trainer.configuration import AFTERWARDS, add_config, read_config, run_folder
 from trainer.graph_files import ROUNDED_FROM, write_graph
 from trainer.labels import HEADS, LABELS
 from trainer.model.de3 import DE3, sound_kind
 from trainer.prepare_voices import VOICE_FLOOR
 from trainer.report_card import pictures as shown
-from trainer.start import AFTERWARDS, add_config, fill, read_config, read_weights, run_folder
+from trainer.start import fill, read_weights
 from trainer.window_batches import BINS, HOP, MEL_HZ, PRIOR_S, TAU_S, TICK_HZ, TICKS
 
 FRAME_INPUTS, FRAME_OUTPUTS = ("crop", "flow"), ("v", "o", "expression")

@@ -27,6 +27,7 @@ from engine.errors import FinderError
 from engine.signals.face import FaceFinder, load_finder
 from trainer import clip_sets, prepare_stills
 from trainer.data import crema_d, msp_improv, nemo, ravdess, recordings
+from trainer.data.clips import in_words
 from trainer.data.protocols import SPLITS, load_protocol
 from trainer.data.takes import Take
 from trainer.take_report import KINDS, Summary, sort_takes, tell, write_tables
@@ -179,7 +180,7 @@ def _keep(take: Take) -> str:
     try:
         store.save(take, observe(take, finder, bundle))
     except Exception as error:  # whatever is wrong with one take must not stop thousands
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {in_words(error)}".splitlines()[0]
         foreseen = isinstance(error, (av.FFmpegError, OSError, ValueError))
         return reason if foreseen else f"{reason}\n{traceback.format_exc()}"
     return ""
@@ -188,6 +189,8 @@ def _keep(take: Take) -> str:
 def _table(root: Path) -> Path:
     if root.is_file():
         return root
+    if not root.exists():
+        raise ValueError(f"There is no {root}.")
     tables = sorted(root.glob("*.csv"))
     if len(tables) != 1:
         raise ValueError(f"{root} holds {len(tables)} CSV files; name one.")

@@ -24,12 +24,13 @@ from torch import Tensor
 import engine.signals.flow
 from engine.signals.flow import Flow, FlowParams
 from trainer.clip_sets import StoredClip, load_metas, load_shards
+from trainer.configuration import add_config, read_config
 from trainer.data.sound import attribute_table, open_cache
 from trainer.data.takes import NO_LABEL, NO_TAKE
 from trainer.labels import LABELS
 from trainer.model.de3 import new_frame_encoder
 from trainer.model.frame_encoder import FrameEncoder
-from trainer.start import add_config, read_config, start_encoder
+from trainer.start import start_encoder
 from trainer.take_store import digest
 
 AT_ONCE = 128

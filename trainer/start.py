@@ -1,14 +1,10 @@
-"""Where a training starts: its configuration, weights from elsewhere, and the parts that stay as they are.
+"""Where a training starts: weights from elsewhere, and the parts that stay as they are.
 
 Weights may come from a checkpoint of any stage (`best.safetensors`, or the averaged weights in
 `last.safetensors`), from the `model.safetensors` of a bundle, or from a file of the frame encoder alone. It
 knows nothing of data and losses. Data leaves as the network that was given, filled.
 """
 
-import argparse
-import json
-import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,58 +17,11 @@ from trainer.model.frame_encoder import FrameEncoder
 SOUND_PARTS = ("sound_in", "sound_encoder", "pools.1", "heads.1", "attribute_heads.1", "voice_statistics")
 NOT_EVERYWHERE = ("attribute_heads.1", "voice_statistics")
 """Of these, what a network may lack."""
-AFTERWARDS = ("smoothing_s", "sure_after_s", "leaning")
-"""What the engine does with what the heads say, as far as the configuration asks for it."""
-KEPT = ("lead", "attribute_ranges", *AFTERWARDS)
-"""What a bundle says beside its network that a configuration which starts from it goes on with."""
 OPTIONAL = tuple(
     f"window_model.{part}." for part in ("attribute_heads", "still_expression", "voice_statistics")
 )
 """A network with continuous attributes, or that asks stills or a voice's statistics, may start from one
 without."""
-
-
-def add_config(parser: argparse.ArgumentParser, what: str) -> None:
-    """`--config FILE` and `--set KEY=VALUE`, the same in every command, for `read_config`."""
-    parser.add_argument("--config", type=Path, required=True, help=what)
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-        help="as a line of the configuration, in place of its own: --set seed=2 --set window_model.width=64",
-    )  # fmt: skip
-
-
-def read_config(file: Path, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """A configuration; what it leaves out of sizes and of what is `KEPT`, its `start_bundle` says, if any.
-
-    settings: lines of TOML that replace the file's, `seed=2` or `window_model.width=64`.
-
-    Raises ValueError where a setting is no TOML, or the bundle's folder holds no manifest with the sizes.
-    """
-    config = tomllib.loads(file.read_text())
-    for setting in settings:
-        try:
-            config = _replaced(config, tomllib.loads(setting))
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(
-                f"--set {setting} is not a line of TOML ({error}); text needs quotes: 'name=\"mine\"'."
-            ) from error
-    if "start_bundle" in config:
-        manifest = Path(config["start_bundle"]) / "manifest.json"
-        try:
-            described = json.loads(manifest.read_text())
-            network = described["network"]
-        except (OSError, KeyError) as error:
-            raise ValueError(f"{manifest} does not describe a network to start from ({error}).") from error
-        kept = {key: described[key] for key in KEPT if key in described}
-        if "voice" in described:
-            kept["voice_encoder"] = str(manifest.with_name(described["voice"]["encoder"]))
-        return _replaced(kept | network, config)
-    return config
-
-
-def run_folder(config: dict[str, Any]) -> Path:
-    """Where a configuration's training keeps its weights, unless another place is named."""
-    return Path("runs") / str(config["name"])
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -148,13 +97,6 @@ def freeze(module: nn.Module, names: list[str]) -> list[nn.Module]:
         part.requires_grad_(False)
         parts.append(part)
     return parts
-
-
-def _replaced(values: dict[str, Any], by: dict[str, Any]) -> dict[str, Any]:
-    return values | {
-        key: _replaced(values[key], value) if isinstance(value, dict) and key in values else value
-        for key, value in by.items()
-    }
 
 
 def _under(weights: dict[str, Tensor], part: str) -> dict[str, Tensor]:

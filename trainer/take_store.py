@@ -36,7 +36,7 @@ from engine.bundle import Bundle
 from engine.signals.face import FaceFinder, FaceTracker
 from engine.types import SECOND_NS, Face, Frame
 from engine.window import UNBOUNDED_NS, Timeline
-from trainer.data.clips import contents, play
+from trainer.data.clips import contents, in_words, play
 from trainer.data.sound import RATE_HZ, as_int16
 from trainer.data.takes import Take
 from trainer.moving_faces import MovingClip
@@ -92,7 +92,7 @@ def observe(take: Take, finder: FaceFinder, bundle: Bundle) -> Observed:
         if not len(samples) or take.sound is None:
             raise
         clip, pictures, found = _clip([], 0, bundle.crop.size), 0, 0
-        damage = f"{type(error).__name__}: {error}".splitlines()[0]
+        damage = f"{type(error).__name__}: {in_words(error)}".splitlines()[0]
     return Observed(clip=clip, samples=samples, pictures=pictures, found=found, damage=damage)
 
 

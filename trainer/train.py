@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer import checkpoint
+from trainer.configuration import add_config, need, read_config, run_folder
 from trainer.mixed_precision import LEFT_OUT, mixed_precision, suits
 from trainer.prepared_sets import learned_from, make_ready
 from trainer.ranks import Outputs, Ranks, open_ranks
-from trainer.start import add_config, read_config, run_folder
 
 AVERAGE_DECAY = 0.998
 MAY_CHANGE = ("epochs", "patience", "device", "threads")
@@ -108,8 +108,12 @@ def train(config: dict[str, Any], out: Path, epochs: int | None = None) -> dict[
     Under `torchrun`, `out` must be one folder for all ranks. Raises ValueError for a configuration that does
     not fit, or is not the one that `out` was begun with, and where ranks do not go on from the same epoch.
     """
+    need(config)
+    epochs = config["epochs"] if epochs is None else epochs
+    if epochs < 1:
+        raise ValueError(f"A training has one epoch or more, not {epochs}.")
     with open_ranks(config.get("device", "cpu")) as ranks:
-        return _train(config, out, epochs or config["epochs"], ranks)
+        return _train(config, out, epochs, ranks)
 
 
 def _train(config: dict[str, Any], out: Path, epochs: int, ranks: Ranks) -> dict[str, float]:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from trainer.calibrate import window_source
 from trainer.clip_sets import load_shards
+from trainer.configuration import add_config, read_config
 from trainer.data.takes import NO_LABEL, NO_TAKE
 from trainer.export import load_network
 from trainer.labels import HEADS, LABELS
@@ -24,7 +25,6 @@ from trainer.metrics import summarise
 from trainer.model.de3 import DE3, sound_kind
 from trainer.set_union import SetFolders
 from trainer.stage_windows import window_logits
-from trainer.start import add_config, read_config
 from trainer.window_batches import WindowSource
 
 BATCH = 20

@@ -162,7 +162,7 @@ def test_it_runs_live(bundle: Bundle) -> None:
 def test_training_goes_on_from_its_bundle_and_another_extractor_is_refused(
     config: dict[str, Any], bundle: Bundle, data: Path, tmp_path: Path
 ) -> None:
-    from trainer.start import read_config
+    from trainer.configuration import read_config
 
     file = tmp_path / "again.toml"
     file.write_text(f'start_bundle = "{bundle.path.as_posix()}"\n')

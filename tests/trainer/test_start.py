@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import save_file
 from small_windows import FRAME_ENCODER, WINDOW_MODEL
 
+from trainer.configuration import read_config
 from trainer.model.de3 import DE3
 from trainer.model.frame_encoder import FrameEncoder
-from trainer.start import freeze, read_config, start
+from trainer.start import freeze, start
 
 CONFIG = {"frame_encoder": FRAME_ENCODER, "window_model": WINDOW_MODEL}
 

@@ -12,11 +12,11 @@ from engine.recognizer import Recognizer
 from engine.types import SECOND_NS
 from tests.engine.small_bundle import VOICE, voice_graph, voice_weights
 from tests.trainer.small_windows import WINDOW_MODEL, windows_config, write_data
+from trainer.configuration import read_config
 from trainer.export import export, load_network
 from trainer.model.sound_input import TokenSound
 from trainer.prepared_sets import make_ready
 from trainer.set_union import SetFolders, tokens_of
-from trainer.start import read_config
 from trainer.train import train
 from trainer.window_batches import WindowSource
 

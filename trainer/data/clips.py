@@ -95,6 +95,12 @@ def contents(file: Path, sound_file: Path | None = None) -> Contents:
     return Contents(has_video=has_video, has_audio=has_audio)
 
 
+def in_words(error: Exception) -> str:
+    """An error of a file without the number that FFmpeg and the system put before it."""
+    file, why = getattr(error, "filename", None), getattr(error, "strerror", None)
+    return f"{file} cannot be read: {why}." if file and why else str(error)
+
+
 def play(
     file: Path, picture: bool = True, sound: bool = True, sound_file: Path | None = None
 ) -> Iterator[Frame | Block]:
