@@ -71,7 +71,8 @@ def _capture(edge: Edge, job: CaptureJob) -> NoReturn:
     opened = Opened(
         worker=edge.name,
         pid=os.getpid(),
-        name=" and ".join(dict.fromkeys(info.name for info in infos)),
+        picture=_name(infos, "video"),
+        sound=_name(infos, "audio"),
         has_video="video" in kinds,
         has_audio="audio" in kinds,
         live=live,
@@ -112,6 +113,11 @@ def _what_exists(job: CaptureJob) -> tuple[tuple[SourceSpec, ...], tuple[str, ..
         raise AbsentError("There is no camera on this machine any more.")
     line = "No camera was found, so this is the demo: made by code, it shows the pipeline, not accuracy."
     return (job.fallback, *others), (line,)
+
+
+def _name(infos: Sequence[SourceInfo], kind: str) -> str:
+    """Of the first source that brings this kind."""
+    return next((info.name for info in infos if _has(info, kind)), "")
 
 
 def _has(info: SourceInfo, kind: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from engine.errors import De3Error
 
@@ -197,9 +197,14 @@ def _check_no_pace(stream: StreamConfig) -> None:
         raise UsageError("--no-pace takes media files: name one with --camera or --mic.")
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help shows the flags.")
+
+
 def parser() -> argparse.ArgumentParser:
-    """The command line of `python -m realtime.run`."""
-    made = argparse.ArgumentParser(
+    """The command line of `python -m realtime.run`. It raises UsageError for what it cannot read."""
+    made = _Parser(
         prog="python -m realtime.run",
         description="Emotion scores from a face and a voice, on a ZeroMQ feed. Without flags: the first "
         "camera and the default microphone, or the demo where there is no camera.",
@@ -262,7 +267,7 @@ class Command:
 def read_command(arguments: Sequence[str]) -> Command:
     """Flags over the TOML file over the defaults.
 
-    Raises UsageError; argparse itself ends the program with status 2 on an unknown flag.
+    Raises UsageError.
     """
     given = vars(parser().parse_args(arguments))
     list_devices, version = given.pop("list_devices", False), given.pop("version", False)

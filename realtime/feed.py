@@ -31,6 +31,7 @@ NEWEST_TOPICS = 256
 KERNEL_BYTES = 65_536
 LINGER_MS = 200
 KEY_CHARACTERS = 40
+LAST_PORT = 65_535
 _TCP = re.compile(r"tcp://(\[[^\]]*\]|[^:\[\]]+):(\d+|\*)")
 
 
@@ -275,6 +276,7 @@ def _bindable(endpoint: str, *, secured: bool) -> str:
     if match is None:
         raise FeedError(f"{endpoint} is not an endpoint: write tcp://ADDRESS:PORT or ipc://PATH.")
     host, port = match.groups()
+    _refuse_port(endpoint)
     if host == "localhost":
         return f"tcp://127.0.0.1:{port}"
     if not secured and not _is_loopback(host):
@@ -283,6 +285,13 @@ def _bindable(endpoint: str, *, secured: bool) -> str:
             "with --secret and --listeners (see realtime/README.md)."
         )
     return endpoint
+
+
+def _refuse_port(endpoint: str) -> None:
+    """ZeroMQ takes the rest of a port beyond the last one, and says nothing."""
+    match = _TCP.fullmatch(endpoint)
+    if match is not None and match[2] != "*" and not 0 < int(match[2]) <= LAST_PORT:
+        raise FeedError(f"{endpoint} names no port: they go from 1 to {LAST_PORT}.")
 
 
 def _is_loopback(host: str) -> bool:
@@ -334,6 +343,7 @@ def _socket_file(endpoint: str) -> tuple[Path, int] | None:
 
 
 def _connect(socket: "zmq.Socket[bytes]", endpoint: str) -> None:
+    _refuse_port(endpoint)
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:

@@ -43,13 +43,15 @@ class Heartbeat:
 class Opened:
     """A source is open. `notes` are lines for the user (which face finder, and why).
 
+    picture, sound: the names of what is seen and heard, empty where nothing is.
     live: a device or a live URL, whose time passes whether or not the run has begun.
     fell_back: it is not what was looked for, which does not exist.
     """
 
     worker: str
     pid: int
-    name: str
+    picture: str
+    sound: str
     has_video: bool
     has_audio: bool
     live: bool
@@ -91,7 +93,8 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a worker counted of a stream since it started. `drops` are by cause, `rates` per second or shares.
+    """What a worker counted of a stream since it started. `drops` are by cause, `rates` per second or shares,
+    none where too little time has passed to tell.
 
     rates["cpu"] is of the whole worker, however many streams it serves.
     """

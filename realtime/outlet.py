@@ -7,7 +7,7 @@ where there are such.
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from engine.types import SECOND_NS
@@ -41,6 +41,12 @@ class Condition:
     restarts: Counter[str] = field(default_factory=Counter)
     stats: dict[str, Stats] = field(default_factory=dict)
     _lost: Counter[str] = field(default_factory=Counter)
+
+    def take(self, stats: Stats) -> None:
+        """The newest of a worker; where it tells no rates, those before go on."""
+        before = self.stats.get(stats.worker)
+        kept = stats.rates or (before.rates if before is not None else {})
+        self.stats[stats.worker] = replace(stats, rates=kept)
 
     def gone(self, worker: str) -> None:
         """A worker is dead or removed: its rates are over, what it lost stays lost."""

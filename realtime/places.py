@@ -78,8 +78,8 @@ class StreamState:
     def note_sources(self, down: Collection[str]) -> None:
         """Note what is seen and heard: of what is open, that whose worker is not dead."""
         infos = [place.opened for place in self._coming(down) if place.opened is not None]
-        self.condition.picture = next((info.name for info in infos if info.has_video), None)
-        self.condition.sound = next((info.name for info in infos if info.has_audio), None)
+        self.condition.picture = next((info.picture for info in infos if info.has_video), None)
+        self.condition.sound = next((info.sound for info in infos if info.has_audio), None)
 
     def _coming(self, down: Collection[str]) -> list[Place]:
         return [place for name, place in self.places.items() if place.opened and name not in down]

@@ -154,7 +154,7 @@ class Session:
                 self.supervisor.beat(name, pid, time.monotonic_ns())
             case Stats():
                 if self.supervisor.runs(message.worker, message.pid):
-                    self.streams[message.stream].condition.stats[message.worker] = message
+                    self.streams[message.stream].condition.take(message)
             case Note(_, level, text):
                 (self.lines.warning if level == "warning" else self.lines.info)(text)
             case Ready():

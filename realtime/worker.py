@@ -15,7 +15,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
@@ -29,6 +29,8 @@ from realtime.messages import Failed, Finished, Heartbeat, Message, Note, Start,
 
 BEAT_NS = 500_000_000
 STATS_NS = SECOND_NS
+LEAST_RATED_S = 0.2
+"""Rates over less time than this say nothing."""
 LAST_WORDS_MS = 500
 LINES = 100
 _PR_SET_PDEATHSIG = 1
@@ -108,7 +110,7 @@ class Edge:
         elapsed_s = (now_ns - self._counted_ns) / 1e9 if self._counted_ns else 0.0
         self._counted_ns = now_ns
         for each in stats(elapsed_s) if elapsed_s else ():
-            self.report(each)
+            self.report(each if elapsed_s >= LEAST_RATED_S else replace(each, rates={}))
 
     def _command(self) -> Start | None:
         try:

@@ -292,6 +292,14 @@ def test_what_is_no_endpoint_is_said_so(endpoint: str) -> None:
         Subscriber(endpoint)
 
 
+@pytest.mark.parametrize("port", [0, 65_536, 99_999])
+def test_what_is_no_port_is_said_so(port: int) -> None:
+    """ZeroMQ would take 99999 for 34463."""
+    for made in (Publisher, Subscriber):
+        with pytest.raises(FeedError, match=rf"^tcp://127\.0\.0\.1:{port} names no port: they go from 1 to"):
+            made(f"tcp://127.0.0.1:{port}")
+
+
 def test_a_port_in_use_is_one_sentence(feed: Publisher) -> None:
     with pytest.raises(FeedError, match=r"^tcp://127\.0\.0\.1:\d+ is in use.*--bind\.$"):
         Publisher(feed.endpoint)

@@ -139,7 +139,7 @@ def test_scores_come_back_to_the_last_bit() -> None:
         messages.Start(5, True, False, True),
         messages.End(("video", "audio"), 9),
         messages.Heartbeat("camera", 12),
-        messages.Opened("camera", 12, "a camera", True, False, True, False, ("one", "two")),
+        messages.Opened("camera", 12, "a camera", "", True, False, True, False, ("one", "two")),
         messages.Ready("recogniser", 12, "abc", "onnx: asked for"),
         messages.Failed("camera", "source", "gone", "trace"),
         messages.Note("camera", "warning", "a line"),
@@ -154,10 +154,11 @@ def test_small_messages_come_back_as_they_were(message: messages.Message) -> Non
 
 def test_what_is_no_unicode_in_a_name_does_not_stop_a_message() -> None:
     """Such a name is how Python gives a file's whose bytes are no UTF-8; no screen and no feed takes it."""
-    opened = messages.Opened("media", 12, "caf\udce9.mp4", True, True, False, False, ("caf\udce9.mp4 é",))
+    name = "caf\udce9.mp4"
+    opened = messages.Opened("media", 12, name, name, True, True, False, False, (f"{name} é",))
     got = decode(encode(opened))
     assert isinstance(got, messages.Opened)
-    assert (got.name, got.notes) == ("caf?.mp4", ("caf?.mp4 é",))
+    assert (got.picture, got.notes) == ("caf?.mp4", ("caf?.mp4 é",))
 
 
 def _blocks(count: int) -> list[Block]:

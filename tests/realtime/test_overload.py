@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import zmq
 
+import realtime.worker
 from engine.backends import choose
 from engine.backends.onnx import OnnxBackend
 from engine.bundle import Bundle, load_bundle
 from engine.streams import Recognition
 from engine.types import SECOND_NS
 from realtime.link import Sender
-from realtime.messages import Heartbeat, Routed
+from realtime.messages import Heartbeat, Message, Routed, Stats
 from realtime.outlet import Condition, Outlet
 from realtime.recognise import RECOGNISER, _stats
 from realtime.wire import Status
@@ -117,3 +118,19 @@ def test_reports_that_found_no_room_are_told(folder: Path, edge: Edge) -> None:
     for _ in range(30):
         edge.report(Heartbeat(RECOGNISER, 1))
     assert [stats.drops for stats in _stats(edge, streams, 1.0)] == [{"report link full": 22}] * 2
+
+
+def test_rates_over_next_to_no_time_are_not_told(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last counts of a run may come right after those of its last second."""
+    clock, told = Clock(), list[Message]()
+    monkeypatch.setattr(realtime.worker, "time", clock)
+    monkeypatch.setattr(Edge, "report", lambda _, message: told.append(message))
+
+    def stats(elapsed_s: float) -> list[Stats]:
+        return [Stats(RECOGNISER, 1, {"late frame": 3}, {"scores_hz": 1 / elapsed_s})]
+
+    for later_ns in (0, SECOND_NS, 5 * MS):
+        clock.now_ns += later_ns
+        edge.give(stats)
+    rates = {"scores_hz": 1.0}
+    assert told == [Stats(RECOGNISER, 1, {"late frame": 3}, each) for each in (rates, {})]

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -41,7 +42,8 @@ def _pid(session: Session, worker: str) -> int:
 
 def _open(session: Session, worker: str) -> Opened:
     video = worker == "camera"
-    return Opened(worker, _pid(session, worker), f"a {worker}", video, not video, True, False, ())
+    names = f"a {worker}", f"the sound of a {worker}"
+    return Opened(worker, _pid(session, worker), *names, video, not video, True, False, ())
 
 
 def _kill(session: Session, worker: str, now_ns: int) -> list[Event]:
@@ -73,20 +75,26 @@ def test_what_was_lost_stays_lost_when_a_worker_is_replaced(session: Session) ->
     assert condition.stats == {}, "a dead worker's words that come late are those of a dead worker"
     session._take(_stats(session, "camera", 7, 25.0))
     assert (condition.drops, condition.rate("frames_hz")) == ({"late frame": 507}, 25.0)
+    session._take(replace(_stats(session, "camera", 8, 0.0), rates={}))
+    assert (condition.drops, condition.rate("frames_hz")) == ({"late frame": 508}, 25.0), "none tells nothing"
     session._remove(session.streams["main"], "camera")
-    assert (condition.drops, condition.stats) == ({"late frame": 507}, {})
+    assert (condition.drops, condition.stats) == ({"late frame": 508}, {})
 
 
 def test_what_is_dead_is_no_source_and_a_restart_is_a_replacement(session: Session) -> None:
     stream, now_ns = session.streams["main"], time.monotonic_ns()
     condition = stream.condition
     stream.judge(session._down, False)
-    assert (condition.picture, condition.sound) == ("a camera", "a microphone")
+    assert (condition.picture, condition.sound) == ("a camera", "the sound of a microphone")
     for count in range(1, MOST_RESTARTS_A_MINUTE + 1):
         _kill(session, "camera", now_ns + 5 * count * SECOND_NS)
         assert condition.restarts == {"camera": count}
     stream.judge(session._down, False)
-    assert (condition.picture, condition.sound, condition.missing) == (None, "a microphone", ("video",))
+    assert (condition.picture, condition.sound, condition.missing) == (
+        None,
+        "the sound of a microphone",
+        ("video",),
+    )
     session._take(_open(session, "camera"))
     stream.judge(session._down, False)
     assert condition.picture == "a camera"
