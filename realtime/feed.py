@@ -290,8 +290,8 @@ def _bindable(endpoint: str, *, secured: bool) -> str:
 def _refuse_port(endpoint: str) -> None:
     """ZeroMQ takes the rest of a port beyond the last one, and says nothing."""
     match = _TCP.fullmatch(endpoint)
-    if match is not None and match[2] != "*" and not 0 < int(match[2]) <= LAST_PORT:
-        raise FeedError(f"{endpoint} names no port: they go from 1 to {LAST_PORT}.")
+    if match is not None and match[2] != "*" and int(match[2]) > LAST_PORT:
+        raise FeedError(f"{endpoint} names no port: they go up to {LAST_PORT}.")
 
 
 def _is_loopback(host: str) -> bool:

@@ -211,6 +211,7 @@ class Session:
             self.lines.warning(f"The {failed.worker} worker failed: {failed.text}", worker=failed.worker)
         elif place.opened is not None or self._may_return(place, failed):
             place.failure = failed
+            self.supervisor.be_patient(failed.worker)
             self.lines.warning(f"{failed.text} Trying again.", worker=failed.worker)
         elif place.part.asked or len(stream.places) == 1:
             status = Exit.USAGE if failed.cause == "usage" else Exit.SOURCE

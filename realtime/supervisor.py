@@ -24,6 +24,7 @@ AWAY_NS = 500_000_000
 LAST_WORDS_NS = 50_000_000
 FIRST_BACK_OFF_NS = 100_000_000
 LONGEST_BACK_OFF_NS = 2_000_000_000
+PATIENT_BACK_OFF_NS = 26_000_000_000
 MINUTE_NS = 60_000_000_000
 MOST_RESTARTS_A_MINUTE = 5
 GRACE_S = 0.6
@@ -70,6 +71,7 @@ class _Worker:
     dead_since_ns: int | None = None
     again_ns: int | None = None
     done: bool = False
+    patient: bool = False
     restarts_ns: deque[int] = field(default_factory=deque)
 
 
@@ -80,9 +82,9 @@ class Supervisor:
     A worker that has not beaten for `silent_ns` (or `STARTING_NS` before its first heartbeat) is killed and
     replaced. That is `SILENT_NS` where a camera waits, and `UNHURRIED_NS` where nothing does: there a busy
     machine or a long search in a file is no reason to end a run. The back-off doubles from
-    `FIRST_BACK_OFF_NS` with each restart within a minute; more than `MOST_RESTARTS_A_MINUTE` of them and the
-    worker stays dead. Time in which nobody called `advance` (the main process itself was stopped, or got no
-    processor) is held against no worker.
+    `FIRST_BACK_OFF_NS` with each restart within a minute (see also `be_patient`); more than
+    `MOST_RESTARTS_A_MINUTE` of them and the worker stays dead. Time in which nobody called `advance` (the
+    main process itself was stopped, or got no processor) is held against no worker.
     """
 
     silent_ns: int = SILENT_NS
@@ -99,6 +101,13 @@ class Supervisor:
         """A heartbeat has come; one of a predecessor that is already dead does not count."""
         if self.runs(name, pid):
             self._workers[name].beaten_ns = now_ns
+
+    def be_patient(self, name: str) -> None:
+        """What it works on is away, as a camera that starts anew: its successors come four times later each,
+        so that the last one comes after half a minute."""
+        worker = self._workers.get(name)
+        if worker is not None:
+            worker.patient = True
 
     def runs(self, name: str, pid: int) -> bool:
         """Whether this is the worker's process now; a predecessor's words may come late."""
@@ -179,6 +188,8 @@ class Supervisor:
             worker.done = True
             return Dying(name, why)
         back_off_ns = min(FIRST_BACK_OFF_NS << len(restarts), LONGEST_BACK_OFF_NS)
+        if worker.patient:
+            back_off_ns = min(FIRST_BACK_OFF_NS << 2 * len(restarts), PATIENT_BACK_OFF_NS)
         restarts.append(now_ns)
         worker.again_ns = now_ns + back_off_ns
         return Died(name, why, back_off_ns)
@@ -193,6 +204,7 @@ class Supervisor:
         theirs.close()
         worker.begun_ns, worker.beaten_ns = now_ns, None
         worker.dead_since_ns = worker.again_ns = None
+        worker.patient = False
         return Started(name, worker.process.pid)
 
     def _bury(self, worker: _Worker) -> None:

@@ -292,11 +292,13 @@ def test_what_is_no_endpoint_is_said_so(endpoint: str) -> None:
         Subscriber(endpoint)
 
 
-@pytest.mark.parametrize("port", [0, 65_536, 99_999])
+@pytest.mark.parametrize("port", [65_536, 99_999])
 def test_what_is_no_port_is_said_so(port: int) -> None:
     """ZeroMQ would take 99999 for 34463."""
     for made in (Publisher, Subscriber):
-        with pytest.raises(FeedError, match=rf"^tcp://127\.0\.0\.1:{port} names no port: they go from 1 to"):
+        with pytest.raises(
+            FeedError, match=rf":{port} names no port: they go up to 65535"
+        ):
             made(f"tcp://127.0.0.1:{port}")
 
 

@@ -152,3 +152,23 @@ def test_close_leaves_nothing(supervisor: Supervisor, clock: Clock) -> None:
     supervisor.close()
     assert not any(map(psutil.pid_exists, pids))
     assert supervisor.advance(clock.now_ns) == []
+
+
+@pytest.mark.parametrize(
+    ("patient", "back_offs_ms"), [(False, [100, 200, 400, 800, 1600]), (True, [100, 400, 1600, 6400, 25_600])]
+)
+def test_a_camera_that_is_away_has_half_a_minute_to_come_back(
+    supervisor: Supervisor, clock: Clock, patient: bool, back_offs_ms: list[int]
+) -> None:
+    pid = supervisor.add("camera", wait_for_end, None, clock.now_ns).pid
+    for back_off_ms in back_offs_ms:
+        if patient:
+            supervisor.be_patient("camera")
+        _kill(pid)
+        (died,) = clock.pass_ms(200)
+        assert died == Died("camera", "was ended by SIGKILL", back_off_ms * MS)
+        (again,) = clock.pass_ms(back_off_ms)
+        assert isinstance(again, Started)
+        pid = again.pid
+    _kill(pid)
+    assert clock.pass_ms(200) == [Dying("camera", "was ended by SIGKILL")]
