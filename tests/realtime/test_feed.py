@@ -296,9 +296,7 @@ def test_what_is_no_endpoint_is_said_so(endpoint: str) -> None:
 def test_what_is_no_port_is_said_so(port: int) -> None:
     """ZeroMQ would take 99999 for 34463."""
     for made in (Publisher, Subscriber):
-        with pytest.raises(
-            FeedError, match=rf":{port} names no port: they go up to 65535"
-        ):
+        with pytest.raises(FeedError, match=rf":{port} names no port: they go up to 65535"):
             made(f"tcp://127.0.0.1:{port}")
 
 
