@@ -40,7 +40,7 @@ class Failure:
 class Found:
     """What is used of a take.
 
-    face: share of its pictures with a face; voice_s: seconds of sound. damage: why its pictures are not read.
+    face: share of its pictures with a face; voice_s: seconds of sound. damage: why a file of it is not read.
     """
 
     take: Take
@@ -51,9 +51,10 @@ class Found:
     @property
     def files(self) -> tuple[Path, Path | None]:
         """To play it from: the picture, or all that is whole, and the sound where it is not in that file."""
-        if self.damage and self.take.sound is not None:
-            return self.take.sound, None
-        return self.take.file, self.take.sound
+        file, sound = self.take.file, self.take.sound
+        if not self.damage or sound is None:
+            return file, sound
+        return (sound if self.voice_s else file), None
 
     @property
     def kept(self) -> str:

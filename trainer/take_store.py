@@ -59,6 +59,7 @@ CODE: tuple[ModuleType, ...] = (
 )
 """What a take goes through; their constants are settings too."""
 SHORTEST_S = 0.1
+UNREADABLE = (av.FFmpegError, OSError, ValueError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,7 +69,7 @@ class Observed:
     clip: its ticks, maybe none; of several tracks the one seen longest, the others count as lost.
     samples: (N,) int16, 16 kHz mono, from the clip's time 0 on, silence where the file has none; maybe none.
     pictures: how many there were; found: in how many of them a face was found.
-    damage: why the pictures could not be read, where only the sound could.
+    damage: why one of its two files could not be read, where the other could.
     """
 
     clip: MovingClip
@@ -79,21 +80,29 @@ class Observed:
 
 
 def observe(take: Take, finder: FaceFinder, bundle: Bundle) -> Observed:
-    """Plays a take as live; of one whose picture cannot be read, the sound that has a file of its own.
+    """Plays a take as live; of one with two files of which one cannot be read, the other.
 
-    Raises av.FFmpegError, OSError or ValueError where a file cannot be read.
+    Raises av.FFmpegError, OSError or ValueError where nothing can be read.
     """
-    sound = take.sound or take.file
-    samples = _heard(sound) if contents(sound).has_audio else np.zeros(0, np.int16)
-    damage = ""
+    sound, damage = take.sound or take.file, ""
+    try:
+        samples = _heard(sound) if contents(sound).has_audio else np.zeros(0, np.int16)
+    except UNREADABLE as error:
+        if take.sound is None:
+            raise
+        samples, damage = np.zeros(0, np.int16), _why(error)
     try:
         clip, pictures, found = _seen(take.file, finder, bundle)
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except UNREADABLE as error:
         if not len(samples) or take.sound is None:
             raise
         clip, pictures, found = _clip([], 0, bundle.crop.size), 0, 0
-        damage = f"{type(error).__name__}: {in_words(error)}".splitlines()[0]
+        damage = _why(error)
     return Observed(clip=clip, samples=samples, pictures=pictures, found=found, damage=damage)
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {in_words(error)}".splitlines()[0]
 
 
 def _seen(file: Path, finder: FaceFinder, bundle: Bundle) -> tuple[MovingClip, int, int]:
@@ -210,7 +219,7 @@ class Store:
         return ticks, samples, pictures, found
 
     def damage(self, take: Take) -> str:
-        """Why the pictures of a take that is kept could not be read; empty where they could."""
+        """Why one of the two files of a take that is kept could not be read; empty where both could."""
         with np.load(self.file(take)) as table:
             return str(table["damage"]) if "damage" in table else ""  # an earlier version kept no such takes
 

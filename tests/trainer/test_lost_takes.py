@@ -101,3 +101,18 @@ def test_the_sound_beside_a_damaged_picture_is_kept_and_played(tmp_path: Path) -
         assert all(row["reason"].startswith("InvalidDataError: ") for row in failed.values())
     (take,) = list_clips(takes_table(out))
     assert (take.file, take.sound) == (tmp_path / "whole.wav", None)
+
+
+def test_the_picture_beside_a_damaged_sound_is_kept_and_played(tmp_path: Path) -> None:
+    write_media(tmp_path / "whole.mp4", sound=False)
+    (tmp_path / "damaged.wav").write_bytes(b"x" * 4000)
+    table, out = tmp_path / "mine.csv", tmp_path / "out"
+    table.write_text("path,speaker,split,label,sound\nwhole.mp4,ann,dev,sad,damaged.wav\n")
+    summary = run(table, out)
+    assert (summary.made, summary.voices, summary.kinds) == (1, 0, {"face": 1})
+    with (out / "failures.csv").open(newline="") as rows:
+        (failed,) = csv.DictReader(rows)
+    assert failed["kept"] == "face"
+    assert "damaged.wav" in failed["reason"]
+    (take,) = list_clips(takes_table(out))
+    assert (take.file, take.sound) == (tmp_path / "whole.mp4", None)
