@@ -38,7 +38,7 @@ class Watched:
 
     def __init__(self, backend: Backend, clock: Callable[[], int], wait: Callable[[], None]) -> None:
         self._backend, self._clock, self._wait = backend, clock, wait
-        self.name, self.tracks = backend.name, backend.tracks
+        self.name, self.tracks, self.precision = backend.name, backend.tracks, backend.precision
         self.spent: Counter[str] = Counter()
         voice = backend.voice
         self.voice = None

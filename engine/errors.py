@@ -8,6 +8,9 @@ De3Error
     └── AbsentError    what was named does not exist; the sentence lists what there is
 """
 
+import difflib
+from collections.abc import Collection
+
 
 class De3Error(Exception):
     """Base of all errors that de3-live raises on purpose."""
@@ -31,3 +34,9 @@ class SourceError(De3Error):
 
 class AbsentError(SourceError):
     """A camera, microphone or file that was named does not exist; the sentence lists what there is."""
+
+
+def unknown_key(key: str, known: Collection[str]) -> str:
+    """That there is no such key, with the known one that is written most like it."""
+    (near,) = difflib.get_close_matches(key, known, n=1, cutoff=0)
+    return f"unknown key {key!r}; did you mean {near!r}?"

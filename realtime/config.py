@@ -5,7 +5,6 @@ it as one frozen `Config`.
 """
 
 import argparse
-import difflib
 import enum
 import re
 import tomllib
@@ -15,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine.errors import De3Error
+from engine.errors import De3Error, unknown_key
 
 ENGINES = ("auto", "tensorrt", "inductor", "onnx-cuda", "onnx", "openvino")
 DEFAULT_BIND = "tcp://127.0.0.1:5560"
@@ -299,8 +298,7 @@ def _fields(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key, value in table.items():
         name = keys.get(key.replace("_", "-"))
         if name is None:
-            near = difflib.get_close_matches(key, keys, n=1, cutoff=0)
-            raise UsageError(f"{where}: unknown key {key!r}; did you mean {near[0]!r}?")
+            raise UsageError(f"{where}: {unknown_key(key, keys)}")
         found[name] = _value(name, value, f"{where}: {key}")
     return found
 

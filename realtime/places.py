@@ -63,10 +63,8 @@ class StreamState:
     def judge(self, down: Collection[str], recogniser_down: bool) -> None:
         """Once begun, a stream is degraded while something that it should see or hear does not come."""
         self.note_sources(down)
-        coming = self._coming(down)
-        self.condition.missing = tuple(
-            kind for kind in self._wanted if not any(place.has(kind) for place in coming)
-        )
+        there = dict(zip(KINDS, (self.condition.picture, self.condition.sound), strict=True))
+        self.condition.missing = tuple(kind for kind in self._wanted if there[kind] is None)
         self.condition.state = "degraded" if self.condition.missing or recogniser_down else "running"
 
     def name_sources(self, down: Collection[str]) -> bool:
@@ -77,9 +75,6 @@ class StreamState:
 
     def note_sources(self, down: Collection[str]) -> None:
         """Note what is seen and heard: of what is open, that whose worker is not dead."""
-        infos = [place.opened for place in self._coming(down) if place.opened is not None]
+        infos = [place.opened for name, place in self.places.items() if place.opened and name not in down]
         self.condition.picture = next((info.picture for info in infos if info.has_video), None)
         self.condition.sound = next((info.sound for info in infos if info.has_audio), None)
-
-    def _coming(self, down: Collection[str]) -> list[Place]:
-        return [place for name, place in self.places.items() if place.opened and name not in down]

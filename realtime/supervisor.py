@@ -187,9 +187,8 @@ class Supervisor:
         if len(restarts) >= MOST_RESTARTS_A_MINUTE:
             worker.done = True
             return Dying(name, why)
-        back_off_ns = min(FIRST_BACK_OFF_NS << len(restarts), LONGEST_BACK_OFF_NS)
-        if worker.patient:
-            back_off_ns = min(FIRST_BACK_OFF_NS << 2 * len(restarts), PATIENT_BACK_OFF_NS)
+        doublings, longest_ns = (2, PATIENT_BACK_OFF_NS) if worker.patient else (1, LONGEST_BACK_OFF_NS)
+        back_off_ns = min(FIRST_BACK_OFF_NS << doublings * len(restarts), longest_ns)
         restarts.append(now_ns)
         worker.again_ns = now_ns + back_off_ns
         return Died(name, why, back_off_ns)

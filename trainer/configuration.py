@@ -5,15 +5,15 @@ Data leaves as the plain dictionary that stages read.
 """
 
 import argparse
-import difflib
 import inspect
 import json
 import tomllib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.errors import unknown_key
 from trainer.model.frame_encoder import FrameEncoder
 from trainer.model.window_model import WindowModel
 
@@ -43,7 +43,7 @@ TEXT = Kind("text", lambda value: isinstance(value, str))
 TEXTS = Kind("a list of texts", lambda value: _all(str, value))
 TABLE = Kind("a table", lambda value: isinstance(value, dict))
 SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
-WHOLE = Kind("a whole number", lambda value: _number(value) and isinstance(value, int))
+WHOLE = Kind("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
 COUNT = Kind("a whole number from 1 on", lambda value: WHOLE.holds(value) and value > 0)
 FROM_0 = Kind("a number from 0 on", lambda value: _number(value) and value >= 0)
 ABOVE_0 = Kind("a number above 0", lambda value: _number(value) and value > 0)
@@ -56,22 +56,22 @@ SHARES = Kind(
     ),
 )
 
-KEYS = {
-    **dict.fromkeys(("seed",), WHOLE),
-    **dict.fromkeys(("epochs", "steps", "batch", "patience", "threads", "sessions"), COUNT),
-    **dict.fromkeys(("learning_rate", "attribute_weight"), ABOVE_0),
-    **dict.fromkeys(("weight_decay", "smoothing_s"), FROM_0),
-    **dict.fromkeys(("label_smoothing", "taught_share", "clean_share", "warm_up"), SHARE),
-    **dict.fromkeys(("bfloat16", "voice_variety", "moving_faces"), SWITCH),
-    **dict.fromkeys(("name", "select", "device", "lead", "cache", "clips", "dev_clips", "dev"), TEXT),
-    **dict.fromkeys(("voice_encoder", "start_bundle", "start_weights"), TEXT),
-    **dict.fromkeys(("frame_encoder_weights", "voice_weights"), TEXT),
-    **dict.fromkeys(("sets", "splits", "speakers", "train", "teachers", "attributes", "frozen"), TEXTS),
-    **dict.fromkeys(("attribute_ranges", "sure_after_s", "leaning"), TABLE),
-    **dict.fromkeys(("frame_encoder", "window_model", "frame_extractor", "sound_extractor"), TABLE),
-    "stage": STAGE,
-    "shares": SHARES,
-}
+KINDS = (
+    (WHOLE, ("seed",)),
+    (COUNT, ("epochs", "steps", "batch", "patience", "threads", "sessions")),
+    (ABOVE_0, ("learning_rate", "attribute_weight")),
+    (FROM_0, ("weight_decay", "smoothing_s")),
+    (SHARE, ("label_smoothing", "taught_share", "clean_share", "warm_up")),
+    (SHARES, ("shares",)),
+    (SWITCH, ("bfloat16", "voice_variety", "moving_faces")),
+    (STAGE, ("stage",)),
+    (TEXT, ("name", "select", "device", "lead", "cache", "clips", "dev_clips", "dev", "voice_encoder")),
+    (TEXT, ("start_bundle", "start_weights", "frame_encoder_weights", "voice_weights")),
+    (TEXTS, ("sets", "splits", "speakers", "train", "teachers", "attributes", "frozen")),
+    (TABLE, ("attribute_ranges", "sure_after_s", "leaning")),
+    (TABLE, ("frame_encoder", "window_model", "frame_extractor", "sound_extractor")),
+)
+KEYS = {key: kind for kind, keys in KINDS for key in keys}
 NEEDED = ("stage", "name", "seed", "epochs", "batch", "learning_rate", "weight_decay", "frame_encoder")
 NEEDED_BY = {
     "stills": ("cache", "train", "dev"),
@@ -135,9 +135,7 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 def need(config: dict[str, Any]) -> None:
     """Raises ValueError where a training's configuration lacks a key that its stage cannot do without."""
-    needed = NEEDED + NEEDED_BY.get(config.get("stage", ""), ())
-    if missing := [key for key in needed if key not in config]:
-        raise ValueError(f"The configuration lacks the key {missing[0]!r}.")
+    _need(config, (*NEEDED, *NEEDED_BY.get(config.get("stage", ""), ())))
 
 
 def run_folder(config: dict[str, Any]) -> Path:
@@ -145,26 +143,26 @@ def run_folder(config: dict[str, Any]) -> Path:
 
     Raises ValueError where it has no name.
     """
-    if "name" not in config:
-        raise ValueError("The configuration lacks the key 'name'.")
+    _need(config, ("name",))
     return Path("runs") / str(config["name"])
+
+
+def _need(config: dict[str, Any], keys: Sequence[str]) -> None:
+    if missing := [key for key in keys if key not in config]:
+        raise ValueError(f"The configuration lacks the key {missing[0]!r}.")
 
 
 def _check(config: dict[str, Any], file: Path) -> None:
     for key, value in config.items():
-        _refuse_unknown(key, KEYS, f"{file}: ")
+        if key not in KEYS:
+            raise ValueError(f"{file}: {unknown_key(key, KEYS)}")
         if not KEYS[key].holds(value):
             raise ValueError(f"{file}: {key} must be {KEYS[key].words}, not {value!r}.")
     for table, network in NETWORKS.items():
         known = inspect.signature(network.__init__).parameters.keys() - GIVEN
         for key in config.get(table, {}):
-            _refuse_unknown(key, known, f"{file}: [{table}] ")
-
-
-def _refuse_unknown(key: str, known: Collection[str], where: str) -> None:
-    if key not in known:
-        near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0)
-        raise ValueError(f"{where}unknown key {key!r}; did you mean {near[0]!r}?")
+            if key not in known:
+                raise ValueError(f"{file}: [{table}] {unknown_key(key, known)}")
 
 
 def _replaced(values: dict[str, Any], by: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ of training; what live use must share with it comes from the configuration and t
 """
 
 import argparse
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from trainer.model.de3 import DE3, sound_kind
 from trainer.prepare_voices import VOICE_FLOOR
 from trainer.report_card import pictures as shown
 from trainer.start import fill, read_weights
+from trainer.take_store import file_digest
 from trainer.window_batches import BINS, HOP, MEL_HZ, PRIOR_S, TAU_S, TICK_HZ, TICKS
 
 FRAME_INPUTS, FRAME_OUTPUTS = ("crop", "flow"), ("v", "o", "expression")
@@ -116,7 +116,7 @@ def export(
         "training": training,
         "network": {k: config[k] for k in NETWORK if k in config},
         "licence": licence,
-        "files": {file: _digest(out / file) for file in (*FILES, *carried, *([VOICE] if voice else []))},
+        "files": {file: file_digest(out / file) for file in (*FILES, *carried, *([VOICE] if voice else []))},
     }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
@@ -138,10 +138,6 @@ def _carried_voice(config: dict[str, Any], out: Path) -> dict[str, Any]:
     if source.resolve() != target.resolve():
         shutil.copyfile(source, target)
     return {"voice": {"encoder": VOICE, "width": width}}
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _parity(
@@ -214,7 +210,7 @@ def main() -> None:
         card = arguments.card.read_text()
     training = {
         "config": config,
-        "weights_sha256": _digest(weights),
+        "weights_sha256": file_digest(weights),
         "best_epoch": best_epoch(weights),
     }
     export(

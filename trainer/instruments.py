@@ -40,7 +40,8 @@ class ShortWindows:
     """A back end that sees only the last `seconds` of every window; baselines are kept as ever."""
 
     def __init__(self, backend: Backend, window: WindowSpec, seconds: float) -> None:
-        self.name, self.tracks, self.voice = backend.name, backend.tracks, backend.voice
+        self.name, self.precision = backend.name, backend.precision
+        self.tracks, self.voice = backend.tracks, backend.voice
         self._backend = backend
         self._forgotten_ticks = window.ticks - round(seconds * window.tick_hz)
         self._forgotten_bins = window.bins - round(seconds * window.mel_hz)

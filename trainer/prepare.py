@@ -18,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import cv2
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -27,12 +26,11 @@ from engine.errors import FinderError
 from engine.signals.face import FaceFinder, load_finder
 from trainer import clip_sets, prepare_stills
 from trainer.data import crema_d, msp_improv, nemo, ravdess, recordings
-from trainer.data.clips import in_words
 from trainer.data.protocols import SPLITS, load_protocol
 from trainer.data.takes import Take
 from trainer.take_report import KINDS, Summary, sort_takes, tell, write_tables
 from trainer.take_sets import write_faces, write_voices
-from trainer.take_store import Store, observe, settings_of
+from trainer.take_store import UNREADABLE, Store, observe, settings_of, why
 from trainer.work_pool import Died, run_all
 
 LABELS_OF: dict[str, crema_d.Channel | None] = {
@@ -180,9 +178,7 @@ def _keep(take: Take) -> str:
     try:
         store.save(take, observe(take, finder, bundle))
     except Exception as error:  # whatever is wrong with one take must not stop thousands
-        reason = f"{type(error).__name__}: {in_words(error)}".splitlines()[0]
-        foreseen = isinstance(error, (av.FFmpegError, OSError, ValueError))
-        return reason if foreseen else f"{reason}\n{traceback.format_exc()}"
+        return why(error) if isinstance(error, UNREADABLE) else f"{why(error)}\n{traceback.format_exc()}"
     return ""
 
 

@@ -7,7 +7,6 @@ encoder they come from. Without `sets`, a configuration names `cache`, `clips` a
 knows nothing of networks but that encoder. Data leaves as `SetFolders`.
 """
 
-import hashlib
 import json
 import os
 import sys
@@ -33,7 +32,7 @@ from trainer.prepare_windows import (
     write_tokens,
 )
 from trainer.set_union import SetFolders, refuse_in_two_splits
-from trainer.take_store import digest
+from trainer.take_store import digest, file_digest
 from trainer.voice_tokens import make_tokens
 
 FORMAT = 1
@@ -79,7 +78,7 @@ def learned_from(config: dict[str, Any]) -> dict[str, str]:
         files += [Path(config["cache"]) / name for name in (*config["train"], config["dev"])]
     else:
         files += _indices(config)
-    return {file.as_posix(): _digest(file) for file in files if file.is_file()}
+    return {file.as_posix(): file_digest(file) for file in files if file.is_file()}
 
 
 def _indices(config: dict[str, Any]) -> list[Path]:
@@ -97,11 +96,6 @@ def _indices(config: dict[str, Any]) -> list[Path]:
         if folder is not None
         for name in (index, MADE, *made)
     ]
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def shown_split(config: dict[str, Any]) -> str:

@@ -90,18 +90,19 @@ def observe(take: Take, finder: FaceFinder, bundle: Bundle) -> Observed:
     except UNREADABLE as error:
         if take.sound is None:
             raise
-        samples, damage = np.zeros(0, np.int16), _why(error)
+        samples, damage = np.zeros(0, np.int16), why(error)
     try:
         clip, pictures, found = _seen(take.file, finder, bundle)
     except UNREADABLE as error:
         if not len(samples) or take.sound is None:
             raise
         clip, pictures, found = _clip([], 0, bundle.crop.size), 0, 0
-        damage = _why(error)
+        damage = why(error)
     return Observed(clip=clip, samples=samples, pictures=pictures, found=found, damage=damage)
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
+    """Why a take could not be read, in one line."""
     return f"{type(error).__name__}: {in_words(error)}".splitlines()[0]
 
 
@@ -171,6 +172,12 @@ def settings_of(bundle: Bundle, finder: FaceFinder) -> dict[str, Any]:
 def digest(*values: Any) -> str:
     """Of plain values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of what is in a file."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ Made once from the log-mel that `trainer.prepare_voices` wrote, as nothing of th
 nothing of windows. Data leaves as `VoiceTokens`.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from rich.progress import track
 
 from engine.signals.voice import CHUNK, STEP, chunks, read_voice_encoder, steps_voiced
 from trainer.prepare_voices import Mels, open_mels, voiced
+from trainer.take_store import file_digest
 from trainer.work_pool import run_in_order
 
 TOKENS, INDEX, MADE = "voice_tokens.npy", "voice_tokens.npz", "voice_tokens.json"
@@ -69,7 +69,7 @@ def make_tokens(cache: Path, encoder: Path, jobs: int | None = None) -> None:
 def described(encoder: Path, cache: Path) -> dict[str, str]:
     """Digests of what the tokens are made from; another voice has other means in the index of the log-mel."""
     files = {"encoder": encoder, "log_mel": cache / "mel.npz"}
-    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+    return {name: file_digest(file) for name, file in files.items()}
 
 
 def _write(cache: Path, encoder: Path, mels: Mels, jobs: int) -> None:

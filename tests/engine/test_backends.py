@@ -88,12 +88,17 @@ def test_an_unknown_engine_is_refused_by_name(small: Bundle) -> None:
         choose(small, "cuda")
 
 
+def _measure_briefly(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Both engines on the CPU are measured anew, and what was found is kept there."""
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setattr(engine.backends, "MEASURE_S", 0.05)
+
+
 def test_auto_measures_once_and_remembers(
     small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("openvino")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(engine.backends, "MEASURE_S", 0.05)
+    _measure_briefly(monkeypatch, tmp_path)
     first = choose(small)
     assert "measured now" in first.reason
     (file,) = tmp_path.rglob("engines.json")
@@ -134,9 +139,7 @@ def test_auto_measures_whatever_wheel_brings_the_engines(
     small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """onnxruntime-gpu brings the module onnxruntime; no wheel has that name then."""
-    pytest.importorskip("openvino")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(engine.backends, "MEASURE_S", 0.05)
+    _measure_briefly(monkeypatch, tmp_path)
     version = importlib.metadata.version
 
     def of_a_wheel(package: str) -> str:
@@ -151,10 +154,8 @@ def test_auto_measures_whatever_wheel_brings_the_engines(
 def test_auto_works_where_nothing_can_be_kept(
     small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("openvino")
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(engine.backends, "MEASURE_S", 0.05)
+    _measure_briefly(monkeypatch, tmp_path / "file")
     assert "measured now" in choose(small).reason
 
 
